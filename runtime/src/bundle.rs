@@ -1,0 +1,97 @@
+//! The bundle: `config.json`, read once and checked before anything is made.
+//!
+//! [`Bundle::load`] is the only reader of a bundle's `config.json`; [`check`] holds every rule that
+//! can be decided from the file alone, so that a wrong field is an error that names it and leaves
+//! nothing behind.
+
+use anyhow::{Context, Result, bail};
+use oci_spec::runtime::Spec;
+use std::path::{Path, PathBuf};
+
+/// The OCI runtime specification that this runtime implements.
+pub const SPEC_VERSION: &str = "1.3.0";
+
+/// A bundle on disk.
+#[derive(Debug)]
+pub struct Bundle {
+    /// Absolute path of the folder that holds `config.json`.
+    pub dir: PathBuf,
+    /// Its configuration, checked.
+    pub spec: Spec,
+    /// The bytes of `config.json`, kept for the container's own copy.
+    pub json: Vec<u8>,
+}
+
+impl Bundle {
+    /// Reads and checks `DIR/config.json` (or `config` where it is given: crun's `--config`).
+    pub fn load(dir: &Path, config: Option<&Path>) -> Result<Bundle> {
+        let dir = std::path::absolute(dir).with_context(|| format!("bundle {}", dir.display()))?;
+        let path = config.map_or_else(|| dir.join("config.json"), |c| dir.join(c));
+        let json = std::fs::read(&path).with_context(|| {
+            format!(
+                "{}: cannot read the bundle's configuration (name the bundle with --bundle, or make one with 'rrun spec')",
+                path.display()
+            )
+        })?;
+        let spec: Spec = parse(&json).with_context(|| path.display().to_string())?;
+        check(&spec).with_context(|| path.display().to_string())?;
+        Ok(Bundle { dir, spec, json })
+    }
+
+    /// Absolute path of the root file system as `root.path` names it.
+    pub fn rootfs(&self) -> PathBuf {
+        match self.spec.root() {
+            Some(root) => self.dir.join(root.path()),
+            None => self.dir.join("rootfs"),
+        }
+    }
+}
+
+/// Parses JSON into one of the specification's types. The text is parsed once; only when that
+/// fails is it parsed again to name the field at fault (`linux.namespaces[2].type: unknown …`).
+pub fn parse<T: serde::de::DeserializeOwned>(json: &[u8]) -> Result<T> {
+    match serde_json::from_slice(json) {
+        Ok(value) => Ok(value),
+        Err(plain) => {
+            let again: std::result::Result<T, _> = serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_slice(json));
+            match again {
+                Err(e) if e.path().iter().next().is_some() => bail!("{}: {}", e.path(), e.inner()),
+                _ => bail!("{plain}"),
+            }
+        }
+    }
+}
+
+/// Checks everything that can be decided from the configuration alone.
+pub fn check(spec: &Spec) -> Result<()> {
+    check_version(spec.version())?;
+    let Some(root) = spec.root() else { bail!("root: missing; it must name the root file system") };
+    if root.path().as_os_str().is_empty() {
+        bail!("root.path: empty; it must name the root file system");
+    }
+    if let Some(process) = spec.process() {
+        check_process(process)?;
+    }
+    Ok(())
+}
+
+/// Checks a process, from config.json or from `exec --process`.
+pub fn check_process(process: &oci_spec::runtime::Process) -> Result<()> {
+    if process.args().as_ref().is_none_or(Vec::is_empty) {
+        bail!("process.args: empty; it must name the program to run");
+    }
+    if !process.cwd().is_absolute() {
+        bail!("process.cwd: {:?} is not an absolute path", process.cwd());
+    }
+    Ok(())
+}
+
+fn check_version(version: &str) -> Result<()> {
+    if version.is_empty() {
+        bail!("ociVersion: missing");
+    }
+    if !version.starts_with("1.") {
+        bail!("ociVersion: {version:?} is not supported; this runtime implements {SPEC_VERSION} and accepts every 1.x");
+    }
+    Ok(())
+}

@@ -1,0 +1,5 @@
+//! The command line.
+/// Parses, dispatches, prints the one error; the exit code.
+pub fn main(_args: Vec<std::ffi::OsString>) -> i32 {
+    1
+}

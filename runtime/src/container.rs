@@ -1,0 +1,298 @@
+//! A container on disk: its folder below the state root, its record, its derived status, its teardown.
+//!
+//! ```text
+//! ROOT/ID/            0711
+//!   state.json        the record: what was made or will be made (0600, replaced by rename)
+//!   config.json       the bundle's configuration as it was at create (exec, update and hooks read it)
+//!   exec.fifo         there from create until start
+//! ```
+//!
+//! What will be made is recorded before it is made, so that [`Container::destroy`], which runs for
+//! `delete`, for `delete --force` and for a failed create alike, finds all of it at any moment.
+
+use crate::bundle;
+use crate::cgroups;
+use crate::sys;
+use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use oci_spec::runtime::Spec;
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// The layout version of [`Record`]; a folder of another version is refused, not guessed at.
+const RECORD_VERSION: u32 = 1;
+
+/// Errors that callers tell apart by their text (containerd, CRI-O and Podman match these words).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// No container of that id.
+    NotFound,
+    /// The id is taken.
+    AlreadyExists,
+    /// The id has characters outside `[A-Za-z0-9_+.-]`, or is `.` or `..`.
+    InvalidId,
+    /// It must be stopped for this.
+    NotStopped(Status),
+    /// It is not running.
+    NotRunning,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::NotFound => f.write_str("container does not exist"),
+            Error::AlreadyExists => f.write_str("container with given ID already exists"),
+            Error::InvalidId => f.write_str("invalid container ID format"),
+            Error::NotStopped(status) => write!(f, "cannot delete container that is not stopped: {status}"),
+            Error::NotRunning => f.write_str("container not running"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// A container's status, derived from what is there (runtime-spec, "State").
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Being made; or its creator died on the way.
+    Creating,
+    /// Waits for `start`.
+    Created,
+    /// Its process runs.
+    Running,
+    /// Frozen.
+    Paused,
+    /// Its process is gone.
+    Stopped,
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Status::Creating => "creating",
+            Status::Created => "created",
+            Status::Running => "running",
+            Status::Paused => "paused",
+            Status::Stopped => "stopped",
+        })
+    }
+}
+
+/// What `state.json` holds.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    /// [`RECORD_VERSION`] of the writer.
+    pub version: u32,
+    /// The `ociVersion` of its configuration.
+    pub oci_version: String,
+    /// The container's id.
+    pub id: String,
+    /// Process id of init in the runtime's PID namespace; 0 until it is made.
+    pub pid: i32,
+    /// Start time of init in clock ticks since boot (`/proc/PID/stat`, field 22): tells it from
+    /// a later process of the same number.
+    pub start_time: u64,
+    /// Absolute path of the bundle.
+    pub bundle: PathBuf,
+    /// Absolute path of the root file system.
+    pub rootfs: PathBuf,
+    /// RFC 3339 with nanoseconds, UTC.
+    pub created: String,
+    /// User id of the caller of create.
+    pub owner: u32,
+    /// The configuration's annotations.
+    #[serde(default)]
+    pub annotations: HashMap<String, String>,
+    /// Where its cgroups are.
+    #[serde(default)]
+    pub cgroup: cgroups::Record,
+    /// It was made without privileges over the host.
+    #[serde(default)]
+    pub rootless: bool,
+}
+
+/// A container's folder, opened.
+#[derive(Debug)]
+pub struct Container {
+    /// `ROOT/ID`, absolute.
+    pub dir: PathBuf,
+    /// Its record.
+    pub record: Record,
+}
+
+impl Container {
+    /// Makes the folder of a new container and writes its first record: from here on
+    /// [`Container::destroy`] knows it.
+    pub fn reserve(root: &Path, mut record: Record, config: &[u8]) -> Result<Container> {
+        check_id(&record.id)?;
+        let dir = root.join(&record.id);
+        let mut builder = std::fs::DirBuilder::new();
+        builder.mode(0o711);
+        let made = match builder.create(&dir) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                builder.recursive(true).create(root).with_context(|| format!("state root {}", root.display()))?;
+                builder.recursive(false).create(&dir)
+            }
+            other => other,
+        };
+        match made {
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => return Err(Error::AlreadyExists.into()),
+            other => other.with_context(|| format!("make the container's folder {} (choose another with --root)", dir.display()))?,
+        }
+        record.version = RECORD_VERSION;
+        let container = Container { dir, record };
+        let written = container
+            .save()
+            .and_then(|()| write_new(&container.dir.join("config.json"), config).context("write the container's copy of config.json"));
+        if let Err(e) = written {
+            let _ = std::fs::remove_dir_all(&container.dir);
+            return Err(e);
+        }
+        Ok(container)
+    }
+
+    /// Reads the record of container `id` below `root`.
+    pub fn load(root: &Path, id: &str) -> Result<Container> {
+        check_id(id)?;
+        let dir = root.join(id);
+        let path = dir.join("state.json");
+        let json = match std::fs::read(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                if dir.is_dir() {
+                    bail!("{}: missing; the container's folder is damaged (remove it with 'delete --force {id}')", path.display());
+                }
+                return Err(Error::NotFound.into());
+            }
+            other => other.with_context(|| path.display().to_string())?,
+        };
+        let damaged = || format!("{}: damaged, or of another version of rrun (remove it with 'delete --force {id}')", path.display());
+        let record: Record = serde_json::from_slice(&json).with_context(damaged)?;
+        if record.version != RECORD_VERSION {
+            bail!(
+                "{}: version {} of the record, this rrun reads {RECORD_VERSION} (use the rrun that made it, or 'delete --force {id}')",
+                path.display(),
+                record.version
+            );
+        }
+        Ok(Container { dir, record })
+    }
+
+    /// Writes the record: a temporary name, then a rename.
+    pub fn save(&self) -> Result<()> {
+        let json = serde_json::to_vec(&self.record).context("state.json")?;
+        let temporary = self.dir.join(".state.json");
+        let path = self.dir.join("state.json");
+        write_new(&temporary, &json).and_then(|()| std::fs::rename(&temporary, &path)).with_context(|| format!("write {}", path.display()))
+    }
+
+    /// The configuration as it was at create.
+    pub fn config(&self) -> Result<Spec> {
+        let path = self.dir.join("config.json");
+        let json = std::fs::read(&path).with_context(|| path.display().to_string())?;
+        bundle::parse(&json).with_context(|| path.display().to_string())
+    }
+
+    /// Path of the fifo that gates start.
+    pub fn exec_fifo(&self) -> PathBuf {
+        self.dir.join("exec.fifo")
+    }
+
+    /// The cgroups of the container.
+    pub fn cgroup(&self) -> Result<cgroups::Cgroup> {
+        cgroups::Cgroup::open(&self.record.cgroup)
+    }
+
+    /// A pidfd of init, or `None` when it is gone (or a zombie). `Err(ENOSYS)` never: before Linux
+    /// 5.3 see [`Container::alive`].
+    pub fn pidfd(&self) -> Result<Option<OwnedFd>> {
+        if self.record.pid == 0 {
+            return Ok(None);
+        }
+        let fd = match sys::pidfd_open(self.record.pid) {
+            Ok(fd) => fd,
+            Err(Errno::ESRCH) => return Ok(None),
+            Err(e) => return Err(e).context("pidfd_open"),
+        };
+        // The start time is read after the descriptor is held, so that the number cannot change hands between.
+        Ok(self.alive().then_some(fd))
+    }
+
+    /// Whether init is there and no zombie.
+    pub fn alive(&self) -> bool {
+        self.record.pid != 0 && start_time(self.record.pid) == Some(self.record.start_time)
+    }
+
+    /// The derived status.
+    pub fn status(&self) -> Result<Status> {
+        if self.record.pid == 0 {
+            return Ok(Status::Creating);
+        }
+        if !self.alive() {
+            return Ok(Status::Stopped);
+        }
+        if self.cgroup()?.frozen()? {
+            return Ok(Status::Paused);
+        }
+        Ok(if self.exec_fifo().exists() { Status::Created } else { Status::Running })
+    }
+
+    /// Removes everything that the record names: processes, cgroups, the folder. Every step may
+    /// find its object gone; running it twice is harmless. Hooks are the caller's business.
+    pub fn destroy(&self) -> Result<()> {
+        let cgroup = self.cgroup()?;
+        if let Ok(Some(pidfd)) = self.pidfd() {
+            use std::os::fd::AsFd;
+            let _ = sys::pidfd_send_signal(pidfd.as_fd(), nix::libc::SIGKILL);
+        }
+        cgroup.remove().context("remove the container's cgroup")?;
+        remove_folder(&self.dir)
+    }
+}
+
+/// Removes a container's folder, of which nothing but its own files is expected.
+pub fn remove_folder(dir: &Path) -> Result<()> {
+    for name in ["exec.fifo", "config.json", ".state.json", "state.json"] {
+        let path = dir.join(name);
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e).with_context(|| format!("remove {}", path.display())),
+            _ => (),
+        }
+    }
+    match std::fs::remove_dir(dir) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).with_context(|| format!("remove {}", dir.display())),
+        _ => Ok(()),
+    }
+}
+
+/// Checks an id: `[A-Za-z0-9_+.-]`, neither empty nor `.` nor `..`, at most 1024 bytes.
+pub fn check_id(id: &str) -> Result<()> {
+    let fine = |c: u8| c.is_ascii_alphanumeric() || b"_+.-".contains(&c);
+    if id.is_empty() || id == "." || id == ".." || id.len() > 1024 || !id.bytes().all(fine) {
+        return Err(Error::InvalidId).with_context(|| format!("{id:?}"));
+    }
+    Ok(())
+}
+
+/// Start time of a process in clock ticks since boot; `None` when it is gone, dead or a zombie.
+pub fn start_time(pid: i32) -> Option<u64> {
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the name in parentheses, which may itself hold anything.
+    let close = stat.iter().rposition(|&b| b == b')')?;
+    let rest = std::str::from_utf8(stat.get(close + 2..)?).ok()?;
+    let mut fields = rest.split(' ');
+    if matches!(fields.next()?, "Z" | "X") {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+fn write_new(path: &Path, data: &[u8]) -> std::io::Result<()> {
+    use std::io::Write;
+    std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?.write_all(data)
+}
