@@ -531,9 +531,8 @@ pub fn mount_setattr(fd: BorrowedFd<'_>, recursive: bool, attributes: &MountAttr
 pub fn mount(source: Option<&CStr>, target: &CStr, fstype: Option<&CStr>, flags: u64, data: Option<&CStr>) -> Result<()> {
     let pointer = |s: Option<&CStr>| s.map_or(null(), CStr::as_ptr);
     // SAFETY: every string ends in a null byte or is absent.
-    check(
-        unsafe { libc::mount(pointer(source), target.as_ptr(), pointer(fstype), flags as libc::c_ulong, pointer(data).cast()) } as c_long
-    )?;
+    let result = unsafe { libc::mount(pointer(source), target.as_ptr(), pointer(fstype), flags as libc::c_ulong, pointer(data).cast()) };
+    check(c_long::from(result))?;
     Ok(())
 }
 

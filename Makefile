@@ -1,0 +1,56 @@
+# What people and CI call. Each target installs what it needs with apt-get (scripts/setup says
+# what and why first) and is silent about what is there already.
+PREFIX  ?= /usr/local
+DESTDIR ?=
+CC      ?= cc
+CARGO   ?= $(shell scripts/setup --cargo)
+export CARGO CC
+
+# rrun is linked static and at a fixed address: that starts in a fraction of the time a dynamic
+# program takes. A target folder of its own keeps these flags from rebuilding everything else.
+STATIC = CARGO_TARGET_DIR=target/static RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static" \
+	LIBSECCOMP_LINK_TYPE=static LIBSECCOMP_LIB_PATH="$$(dirname "$$($(CC) -print-file-name=libseccomp.a)")"
+HOST = $$($(CARGO) -vV | sed -n 's/^host: //p')
+
+.PHONY: all build run test check bench integration install clean FORCE
+
+all: build
+
+# The release binaries, in bin/.
+build: setup-build
+	$(STATIC) $(CARGO) build --release --locked --package rrun --target "$(HOST)"
+	$(CARGO) build --release --locked --package rrun-cri
+	@scripts/place "target/static/$(HOST)/release/rrun" target/release/rrun-cri
+
+# A first container: no network, no image.
+run: build setup-run
+	@scripts/demo
+
+# Everything that can be tested here; what was left out is listed at the end.
+test: build setup-test
+	@scripts/test
+
+# Format, lints, documentation, licences, and how the programs are linked.
+check: build setup-check
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
+	@scripts/check
+
+bench: build
+	@echo "make bench: there is no benchmark in the tree yet"
+
+# containerd and Docker, on this runtime.
+integration: build setup-integration
+	@integration/all.sh
+
+# Binaries, man pages and shell completions; it builds nothing, so that `sudo make install` is enough.
+install:
+	@[ -x bin/rrun ] || { echo "make install: no bin/rrun; run make build first" >&2; exit 1; }
+	@scripts/install "$(DESTDIR)" "$(PREFIX)"
+
+clean:
+	rm -rf target bin
+
+setup-%: FORCE
+	@scripts/setup $*
