@@ -1,0 +1,76 @@
+//! What this machine and this user can do, and the one way to skip a test.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Says on standard error that the current test was skipped, and why. Not captured by the test
+/// harness, so that a run can list its skips.
+pub fn skip(reason: &str) {
+    let thread = std::thread::current();
+    let _ = writeln!(std::io::stderr(), "SKIP {}: {reason}", thread.name().unwrap_or("?"));
+}
+
+/// Whether the tests run as root of the initial user namespace, or of one that acts as if.
+pub fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// The version of the cgroup hierarchy at `/sys/fs/cgroup`: 2 where it is a cgroup2 mount, else 1
+/// (hybrid too: there the controllers are on v1).
+pub fn cgroup_version() -> u32 {
+    if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() { 2 } else { 1 }
+}
+
+/// Whether systemd is process 1.
+pub fn has_systemd() -> bool {
+    Path::new("/run/systemd/system").exists()
+}
+
+/// Whether the namespace type (`time`, `user`, …) exists here.
+pub fn has_namespace(name: &str) -> bool {
+    Path::new("/proc/self/ns").join(name).exists()
+}
+
+/// The first of the usual folders that holds the program.
+pub fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var("PATH").unwrap_or_default();
+    let folders = path.split(':').chain(["/usr/sbin", "/sbin", "/usr/bin", "/bin"]);
+    folders.filter(|f| !f.is_empty()).map(|f| Path::new(f).join(program)).find(|p| p.is_file())
+}
+
+/// A static busybox, for tests that need a shell.
+pub fn busybox() -> Option<PathBuf> {
+    let path = find("busybox")?;
+    let bytes = fs::read(&path).ok()?;
+    // A dynamic program names its interpreter.
+    let dynamic = bytes.windows(8).any(|w| w == b"/ld-linu");
+    (!dynamic).then_some(path)
+}
+
+/// Waits until `condition` holds, for at most `seconds`; whether it did.
+pub fn wait_until(seconds: u64, mut condition: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(seconds);
+    loop {
+        if condition() {
+            return true;
+        }
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The inode of a namespace of process `pid` (`self` for this one), as its link tells it.
+pub fn namespace(pid: &str, name: &str) -> String {
+    fs::read_link(format!("/proc/{pid}/ns/{name}")).map(|p| p.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// The capability bits this process could still have (`CapBnd`).
+pub fn capability_bounding_set() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("CapBnd:")).unwrap_or("0");
+    u64::from_str_radix(line.trim(), 16).unwrap_or(0)
+}

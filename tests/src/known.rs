@@ -1,0 +1,27 @@
+//! What the peers are known to do otherwise: the one place where a test may treat them apart.
+
+use crate::runtime::Kind::{self, Crun, Runc};
+use std::io::Write;
+
+/// Which peer, what (the name that a test asks by), and how it differs.
+pub const DIFFERENCES: &[(Kind, &str, &str)] = &[
+    (Runc, "kill RTMIN+1", "knows no real-time signals by name"),
+    (Runc, "exec without the bundle", "exec reads the bundle's config.json again"),
+    (Crun, "kill stopped text", "its own words"),
+    (Crun, "delete running text", "its own words"),
+    (Crun, "start texts", "its own words"),
+    (Crun, "taken id text", "its own words"),
+    (Crun, "id text", "its own words"),
+    (Crun, "resume text", "its own words"),
+    (Crun, "exec in paused", "its own words and code"),
+];
+
+/// Whether `kind` is known to differ in `what`; said on standard error when it does.
+pub fn differs(kind: Kind, what: &str) -> bool {
+    let found = DIFFERENCES.iter().find(|(k, w, _)| *k == kind && *w == what);
+    if let Some((_, _, how)) = found {
+        let thread = std::thread::current();
+        let _ = writeln!(std::io::stderr(), "DIFFERS {} ({what}): {kind:?}: {how}", thread.name().unwrap_or("?"));
+    }
+    found.is_some()
+}
