@@ -1,0 +1,93 @@
+#!/usr/bin/env bash
+# Docker: dockerd with rrun as its default runtime, in a network namespace with its own bridge.
+. "$(dirname "$0")/lib.sh"
+
+group=rrun-it-$$-$RANDOM
+DOCKER_HOST=unix://$work/docker.sock
+mkdir "$work/docker-config"
+DOCKER_CONFIG=$work/docker-config
+# /run/docker, xtables' lock and the network namespaces of containers: not the machine's own
+mount -t tmpfs run /run
+dockerd --data-root "$work/root" --exec-root "$work/state" --pidfile "$work/pid" --host "$DOCKER_HOST" \
+    --add-runtime "rrun=$RRUN" --default-runtime rrun --cgroup-parent "/$group" \
+    --iptables="${IPTABLES:-true}" >"$work/log" 2>&1 &
+daemon=$!
+eventually docker version || eventually docker version || { fail "dockerd starts" "$work/log"; finish; exit; }
+image "$work/image.tar" || exit 1
+ok "load an image" 'docker load --input "$work/image.tar"'
+
+run() { docker run --name "$1" "${@:2}"; }
+box=localhost/busybox:1
+pid() { docker inspect --format '{{.State.Pid}}' "$1"; }
+status() { docker inspect --format '{{.State.Status}}' "$1"; }
+
+prints "run prints" "hello" 'docker run --rm $box echo hello'
+prints "run without a network" "lo" 'docker run --rm --network none $box ls /sys/class/net'
+exits "run passes the exit status on" 7 "" 'docker run --rm $box sh -c "exit 7"'
+exits "missing executable" 127 "executable file not found in \$PATH" 'docker run --rm $box no-such-program'
+exits "a folder as executable" 126 "permission denied" 'docker run --rm $box /tmp'
+prints "stdin" "typed" 'echo typed | docker run --rm -i $box cat'
+prints "hostname and process 1" "box 1" 'docker run --rm --hostname box $box sh -c "echo \$(hostname) \$\$"'
+prints "user, groups, folder, environment" "1000 1000 2000 /tmp x" 'docker run --rm --user guest --workdir /tmp --env A=x $box sh -c "echo \$(id -u) \$(id -G) \$PWD \$A"'
+exits "read-only root" 1 "Read-only file system" 'docker run --rm --read-only $box touch /x'
+echo from-host >"$work/shared"
+prints "bind mount" "from-host" 'docker run --rm --volume $work/shared:/shared:ro $box cat /shared'
+prints "volume" "kept" 'docker run --rm --volume vol:/v $box sh -c "echo kept >/v/f" && docker run --rm --volume vol:/v $box cat /v/f && docker volume rm vol >/dev/null'
+prints "tmpfs" "tmpfs" 'docker run --rm --tmpfs /t $box stat -f -c %T /t'
+prints "seccomp on" "2" 'docker run --rm $box sed -n "s/^Seccomp:[[:space:]]*//p" /proc/self/status'
+prints "seccomp off" "0" 'docker run --rm --security-opt seccomp=unconfined $box sed -n "s/^Seccomp:[[:space:]]*//p" /proc/self/status'
+prints "no capabilities" "0000000000000000" 'docker run --rm --cap-drop ALL $box sed -n "s/^CapEff:[[:space:]]*//p" /proc/self/status'
+prints "ulimit" "99" 'docker run --rm --ulimit nofile=99:99 $box sh -c "ulimit -n"'
+prints "sysctl" "123" 'docker run --rm --sysctl net.core.somaxconn=123 $box cat /proc/sys/net/core/somaxconn'
+prints "device" "character special file" 'docker run --rm --device /dev/fuse $box stat -c %F /dev/fuse'
+exits "device refused" 1 "Operation not permitted" 'docker run --rm --cap-add MKNOD $box sh -c "mknod /k c 1 11 && cat /k"'
+exits "masked path" 0 "" 'docker run --rm $box sh -c "test ! -s /proc/kcore"'
+prints "init" "1 docker-init" 'docker run --rm --init $box sh -c "echo 1 \$(cat /proc/1/comm)"'
+prints "terminal and its size" "33 99" 'terminal "" "docker run --rm -it $box sh -c \"sleep 1; stty size\""'
+exits "typing at a shell" 3 "44 99" 'terminal "sleep 1; echo\nstty size; exit 3\n" "docker run --rm -it $box sh"'
+
+ok "run detached with limits" 'run box-a -d --memory 32m --pids-limit 50 --cpus 0.5 $box sh -c "echo started; trap \"exit 9\" TERM; while :; do sleep 0.1; done"'
+prints "status running" "running" 'status box-a'
+prints "memory limit" "33554432" 'limit "$(pid box-a)" memory memory.limit_in_bytes memory.max'
+prints "pids limit" "50" 'limit "$(pid box-a)" pids pids.max pids.max'
+ok "cpu limit" 'limit "$(pid box-a)" cpu cpu.cfs_quota_us cpu.max | grep -q ^50000'
+prints "logs" "started" 'docker logs box-a'
+prints "exec" "inside" 'docker exec box-a echo inside'
+exits "exec passes the exit status on" 5 "" 'docker exec box-a sh -c "exit 5"'
+exits "exec of a missing program" 126 "executable file not found in \$PATH" 'docker exec box-a no-such-program'
+prints "exec as a user" "1000 /tmp" 'docker exec --user guest --workdir /tmp box-a sh -c "echo \$(id -u) \$PWD"'
+prints "exec on a terminal" "33 99" 'terminal "" "docker exec -it box-a sh -c \"sleep 1; stty size\""'
+ok "exec detached" 'docker exec -d box-a touch /made && eventually docker exec box-a test -e /made'
+ok "top" 'docker top box-a | grep -q trap'
+ok "stats" 'docker stats --no-stream box-a | grep -q 32MiB'
+ok "update" 'docker update --memory 48m --memory-swap 96m box-a'
+prints "memory limit after update" "50331648" 'limit "$(pid box-a)" memory memory.limit_in_bytes memory.max'
+ok "update of cpus after it" 'docker update --cpus 0.25 box-a'
+ok "pause" 'docker pause box-a'
+prints "status paused" "paused" 'status box-a'
+ok "unpause" 'docker unpause box-a'
+exits "stop lets it end" 0 "" 'docker stop box-a'
+prints "its exit status" "9" 'docker inspect --format "{{.State.ExitCode}}" box-a'
+ok "start again" 'docker start box-a'
+ok "kill" 'docker kill box-a && docker wait box-a | grep -qx 137'
+ok "remove" 'docker rm box-a'
+exits "out of memory" 137 "" 'docker run --name box-b --memory 16m --memory-swap 16m $box dd if=/dev/zero of=/dev/null bs=64M count=1'
+prints "and it says so" "true" 'docker inspect --format "{{.State.OOMKilled}}" box-b'
+ok "restart policy" 'run box-c -d --restart on-failure:2 $box false && eventually sh -c "docker inspect --format {{.RestartCount}} box-c | grep -qx 2"'
+ok "server on a bridge" 'run box-d -d $box sh -c "mkdir /w; echo page >/w/index.html; httpd -f -p 80 -h /w"'
+prints "client on the bridge" "page" 'docker run --rm $box wget -q -O - "http://$(docker inspect --format "{{.NetworkSettings.IPAddress}}" box-d)/"'
+prints "client by its network" "page" 'docker run --rm --network container:box-d $box wget -q -O - http://127.0.0.1/'
+prints "processes of another container" "httpd" 'docker run --rm --pid container:box-d $box cat /proc/1/comm'
+ok "remove by force" 'docker rm -f box-b box-c box-d'
+# Docker 20.10 asks for every capability there is, and this machine may lack some.
+all=$(printf '%016x' $(((2 << $(cat /proc/sys/kernel/cap_last_cap)) - 1)))
+if grep -q "CapBnd:.$all" /proc/self/status; then
+    exits "privileged" 0 "" 'docker run --rm --privileged $box true'
+else
+    skip "privileged" "this machine withholds a capability"
+fi
+
+prints "nothing is left" "" 'docker ps -aq; ls "$work"/state/runtime-*/moby 2>/dev/null; grep " $work/root/.*merged" /proc/mounts; find /sys/fs/cgroup -path "*/$group/?*" -type d'
+kill "$daemon" && wait "$daemon" 2>/dev/null
+sweep "$group"
+finish

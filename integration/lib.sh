@@ -1,0 +1,105 @@
+# What the scripts in this folder share. Each runs a real client on the runtime $RRUN (default
+# bin/rrun; RRUN=/usr/sbin/runc tries the script itself on runc), in process, mount and network
+# namespaces of its own: when the script ends, however it ends, its daemons, containers, mounts
+# and bridges are gone with them. Only cgroups outlive that; `sweep` removes them.
+# shellcheck shell=bash
+set -uo pipefail
+set -o allexport # commands run in shells of their own, under a time limit, and use these functions
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+RRUN=${RRUN:-${here%/*}/bin/rrun}
+
+if [ -z "${RRUN_INTEGRATION:-}" ]; then
+    if [ "$(id -u)" != 0 ]; then
+        echo "SKIP ${0##*/}: the client's daemon needs root"
+        echo "0 passed, 0 failed, 1 skipped"
+        exit 0
+    fi
+    [ -x "$RRUN" ] || { echo "${0##*/}: no program $RRUN" >&2; exit 1; }
+    RRUN_INTEGRATION=$(mktemp -d "${TMPDIR:-/tmp}/rrun-it.XXXXXX")
+    unshare --mount --pid --net --fork --kill-child --mount-proc -- bash "$0" "$@"
+    status=$?
+    rm -rf "$RRUN_INTEGRATION"
+    exit $status
+fi
+
+work=$RRUN_INTEGRATION
+passed=0 failed=0 skipped=0
+
+pass() { passed=$((passed + 1)); echo "PASS $1"; }
+fail() { # fail NAME [FILE]: with the file's end as the reason
+    failed=$((failed + 1))
+    echo "FAIL $1"
+    [ $# -lt 2 ] || tail -n 15 "$2" | sed 's/^/     /'
+}
+skip() { skipped=$((skipped + 1)); echo "SKIP $1: $2"; }
+
+# limited COMMAND: runs a shell command for at most a minute
+limited() { timeout 60 bash -c "$1" </dev/null; }
+
+# ok NAME COMMAND: the shell command succeeds
+ok() { if limited "$2" >"$work/output" 2>&1; then pass "$1"; else fail "$1" "$work/output"; fi; }
+
+# prints NAME WANTED COMMAND: the shell command succeeds and prints just WANTED (on stdout; a
+# terminal's carriage returns do not count)
+prints() {
+    local got
+    if got=$(limited "$3" 2>"$work/output" | tr -d '\r') && [ "$got" = "$2" ]; then
+        pass "$1"
+    else
+        printf 'wanted: %s\ngot:    %s\n' "$2" "$got" >>"$work/output"
+        fail "$1" "$work/output"
+    fi
+}
+
+# exits NAME STATUS WORDS COMMAND: the shell command ends with STATUS, and its output has WORDS in it
+exits() {
+    local got=0
+    limited "$4" >"$work/output" 2>&1 || got=$?
+    if [ $got = "$2" ] && [[ $(<"$work/output") == *"$3"* ]]; then
+        pass "$1"
+    else
+        echo "wanted status $2 and the words: $3; got status $got" >>"$work/output"
+        fail "$1" "$work/output"
+    fi
+}
+
+# eventually COMMAND...: waits up to ten seconds for the command to succeed
+eventually() {
+    local n
+    for n in $(seq 100); do
+        if "$@" >/dev/null 2>&1; then return 0; fi
+        sleep 0.1
+    done
+    return 1
+}
+
+# terminal TEXT COMMAND: runs a shell command on a terminal of 33 rows and 99 columns and types TEXT there
+terminal() { python3 "$here/terminal.py" "$1" "$2"; }
+
+# limit PID CONTROLLER V1_FILE V2_FILE: a limit of the process's cgroup, v1 or v2
+limit() {
+    local path
+    path=$(sed -n "s/^[0-9]*:\([^:]*,\)\?$2\(,[^:]*\)\?:/ /p" "/proc/$1/cgroup" | tr -d ' ')
+    if [ -n "$path" ]; then
+        cat "/sys/fs/cgroup/$2$path/$3"
+    else
+        cat "/sys/fs/cgroup$(sed -n 's/^0:://p' "/proc/$1/cgroup")/$4"
+    fi
+}
+
+# sweep NAME: removes the cgroups of that path, in every hierarchy
+sweep() {
+    find /sys/fs/cgroup -depth -type d -path "*/$1*" ! -path '*/process_api*' -exec rmdir {} + 2>/dev/null
+}
+
+# finish: the closing line; the script's exit status
+finish() {
+    echo "$passed passed, $failed failed, $skipped skipped"
+    [ $failed = 0 ]
+}
+
+# image TAR: a small image named localhost/busybox:1, made here
+image() { python3 "$here/image.py" "$(command -v busybox)" "$1"; }
+
+busybox ip link set lo up 2>/dev/null || :
