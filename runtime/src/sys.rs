@@ -21,6 +21,19 @@ pub const CWD: BorrowedFd<'static> = {
     unsafe { BorrowedFd::borrow_raw(libc::AT_FDCWD) }
 };
 
+/// Descriptor 0.
+pub const STDIN: BorrowedFd<'static> = standard(0);
+/// Descriptor 1.
+pub const STDOUT: BorrowedFd<'static> = standard(1);
+/// Descriptor 2.
+pub const STDERR: BorrowedFd<'static> = standard(2);
+
+const fn standard(fd: RawFd) -> BorrowedFd<'static> {
+    // SAFETY: 0 to 2 belong to the whole process and are never closed, only replaced; where one
+    // was not open from the start, calls on it answer EBADF.
+    unsafe { BorrowedFd::borrow_raw(fd) }
+}
+
 fn check(ret: c_long) -> Result<c_long> {
     if ret < 0 { Err(Errno::last()) } else { Ok(ret) }
 }
@@ -129,6 +142,21 @@ pub fn kill(pid: i32, signal: i32) -> Result<()> {
     // SAFETY: plain integers.
     check(unsafe { libc::kill(pid, signal) } as c_long)?;
     Ok(())
+}
+
+/// `waitpid(2)`: the id and the raw status of a child that ended, `None` with `WNOHANG` where
+/// there is none yet. Raw, because nix knows no death by a real-time signal.
+pub fn waitpid(pid: i32, flags: c_int) -> Result<Option<(i32, c_int)>> {
+    let mut status: c_int = 0;
+    // SAFETY: the kernel writes one int.
+    let pid = retry(|| check(unsafe { libc::waitpid(pid, &raw mut status, flags) } as c_long))?;
+    Ok((pid != 0).then_some((pid as i32, status)))
+}
+
+/// `signal(2)` with `SIG_DFL`: undoes what the caller's caller ignored.
+pub fn default_action(signal: c_int) -> Result<()> {
+    // SAFETY: no handler of ours is installed.
+    if unsafe { libc::signal(signal, libc::SIG_DFL) } == libc::SIG_ERR { Err(Errno::last()) } else { Ok(()) }
 }
 
 /// Marks every descriptor from `first` on close-on-exec, or closes them all.
