@@ -9,7 +9,8 @@ export CARGO CC
 # rrun is linked static and at a fixed address: that starts in a fraction of the time a dynamic
 # program takes. A target folder of its own keeps these flags from rebuilding everything else.
 STATIC = CARGO_TARGET_DIR=target/static RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static" \
-	LIBSECCOMP_LINK_TYPE=static LIBSECCOMP_LIB_PATH="$$(dirname "$$($(CC) -print-file-name=libseccomp.a)")"
+	LIBSECCOMP_LINK_TYPE=static LIBSECCOMP_LIB_PATH="$$(dirname "$$($(CC) -print-file-name=libseccomp.a)")" \
+	RRUN_COMMIT="$$(git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)"
 HOST = $$($(CARGO) -vV | sed -n 's/^host: //p')
 
 .PHONY: all build run test check bench integration install clean FORCE
@@ -24,7 +25,7 @@ build: setup-build
 
 # A first container: no network, no image.
 run: build setup-run
-	@scripts/demo
+	@demo/run
 
 # Everything that can be tested here; what was left out is listed at the end.
 test: build setup-test
