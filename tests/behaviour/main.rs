@@ -1,4 +1,6 @@
 //! Behaviour of the runtime from outside, theme by theme. `behaviour lifecycle::` runs one theme.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics fails, and says where")]
 
+mod cli;
 mod lifecycle;
+mod process;

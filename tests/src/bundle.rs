@@ -110,9 +110,11 @@ impl Bundle {
         self.namespace("user", None).set("/linux/uidMappings", map.clone()).set("/linux/gidMappings", map)
     }
 
-    /// All capabilities in every set but the ambient one: for tests of what else stops a process.
+    /// All capabilities that this machine's root has, but no ambient ones: for tests of what else stops a process.
     pub fn privileged(self) -> Bundle {
-        let all: Vec<String> = ALL_CAPABILITIES.iter().map(|c| format!("CAP_{c}")).collect();
+        let bounding = crate::host::capability_bounding_set();
+        let held = ALL_CAPABILITIES.iter().enumerate().filter(|(bit, _)| bounding & (1 << bit) != 0);
+        let all: Vec<String> = held.map(|(_, c)| format!("CAP_{c}")).collect();
         let sets = json!({"bounding": all, "effective": all, "permitted": all});
         self.set("/process/capabilities", sets).set("/root/readonly", json!(false))
     }

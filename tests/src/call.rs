@@ -75,6 +75,12 @@ impl Call {
         self
     }
 
+    /// Nothing in the runtime's own environment but what callers always give.
+    pub fn env_clear(mut self) -> Call {
+        self.command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+        self
+    }
+
     /// The runtime's current folder.
     pub fn current_dir(mut self, dir: &Path) -> Call {
         self.command.current_dir(dir);
@@ -191,7 +197,9 @@ impl Done {
     #[track_caller]
     pub fn fails(self, code: i32, texts: &[&str]) -> Done {
         assert!(self.code() == code, "expected exit code {code}\n{self}");
-        let fits = |line: &str| texts.iter().all(|t| line.to_lowercase().contains(&t.to_lowercase()));
+        // A text log line has its message in quotes.
+        let plain = |line: &str| line.replace("\\\"", "\"").to_lowercase();
+        let fits = |line: &str| texts.iter().all(|t| plain(line).contains(&t.to_lowercase()));
         assert!(self.stderr.lines().any(fits), "expected one line of standard error with {texts:?}\n{self}");
         self
     }

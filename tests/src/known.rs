@@ -6,7 +6,9 @@ use std::io::Write;
 /// Which peer, what (the name that a test asks by), and how it differs.
 pub const DIFFERENCES: &[(Kind, &str, &str)] = &[
     (Runc, "kill RTMIN+1", "knows no real-time signals by name"),
+    (Runc, "execve failure", "start succeeds, init ends with 255"),
     (Runc, "exec without the bundle", "exec reads the bundle's config.json again"),
+    (Runc, "capability the caller lacks", "capset's EPERM fails the create"),
     (Crun, "kill stopped text", "its own words"),
     (Crun, "delete running text", "its own words"),
     (Crun, "start texts", "its own words"),

@@ -140,6 +140,14 @@ impl Runtime {
         Call::new(command, self.dir().join(format!("call{number}")), self.log.clone())
     }
 
+    /// `sh -c SCRIPT sh ARGS`: for calls whose descriptors or limits a shell has to set.
+    pub fn shell(&self, script: &str, args: &[&str]) -> Call {
+        let mut command = Command::new("sh");
+        command.args(["-c", script, "sh"]).args(args).env("RRUN_TEST", &self.tag);
+        let number = self.calls.fetch_add(1, Ordering::Relaxed);
+        Call::new(command, self.dir().join(format!("call{number}")), self.log.clone())
+    }
+
     /// A bundle with the probe in its root file system that prints a report.
     pub fn bundle(&self) -> Bundle {
         Bundle::new(self)
