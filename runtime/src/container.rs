@@ -17,9 +17,9 @@ use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 const RECORD_VERSION: u32 = 1;
 
 /// Errors that callers tell apart by their text (containerd, CRI-O and Podman match these words).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Error {
     /// No container of that id.
     NotFound,
@@ -35,10 +35,14 @@ pub enum Error {
     AlreadyExists,
     /// The id has characters outside `[A-Za-z0-9_+.-]`, or is `.` or `..`.
     InvalidId,
-    /// It must be stopped for this.
-    NotStopped(Status),
+    /// The container of that id must be stopped for this.
+    NotStopped(String, Status),
     /// It is not running.
     NotRunning,
+    /// It is paused.
+    Paused,
+    /// It is not paused.
+    NotPaused,
 }
 
 impl fmt::Display for Error {
@@ -47,8 +51,10 @@ impl fmt::Display for Error {
             Error::NotFound => f.write_str("container does not exist"),
             Error::AlreadyExists => f.write_str("container with given ID already exists"),
             Error::InvalidId => f.write_str("invalid container ID format"),
-            Error::NotStopped(status) => write!(f, "cannot delete container that is not stopped: {status}"),
+            Error::NotStopped(id, status) => write!(f, "cannot delete container {id} that is not stopped: {status}"),
             Error::NotRunning => f.write_str("container not running"),
+            Error::Paused => f.write_str("container paused"),
+            Error::NotPaused => f.write_str("container not paused"),
         }
     }
 }
@@ -108,7 +114,7 @@ pub struct Record {
     pub owner: u32,
     /// The configuration's annotations.
     #[serde(default)]
-    pub annotations: HashMap<String, String>,
+    pub annotations: BTreeMap<String, String>,
     /// Where its cgroups are.
     #[serde(default)]
     pub cgroup: cgroups::Record,
@@ -162,7 +168,7 @@ impl Container {
         check_id(id)?;
         let dir = root.join(id);
         let path = dir.join("state.json");
-        let json = match std::fs::read(&path) {
+        let json = match read_small(&path) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 if dir.is_dir() {
                     bail!("{}: missing; the container's folder is damaged (remove it with 'delete --force {id}')", path.display());
@@ -228,6 +234,67 @@ impl Container {
         self.record.pid != 0 && start_time(self.record.pid) == Some(self.record.start_time)
     }
 
+    /// Sends a signal to init. SIGKILL reaches a frozen container, and where init is not the first
+    /// process of a PID namespace, whose end is the end of all others, it reaches them all.
+    pub fn signal(&self, signal: i32) -> Result<()> {
+        // Asked before the signal: afterwards there may be nobody to ask.
+        let all = signal == nix::libc::SIGKILL && !self.rules_its_pids();
+        self.signal_init(signal)?;
+        if signal == nix::libc::SIGKILL {
+            let cgroup = self.cgroup()?;
+            if all {
+                cgroup.kill(signal)?;
+            }
+            if cgroup.frozen()? {
+                cgroup.freeze(false)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends a signal to every process of the container.
+    pub fn signal_all(&self, signal: i32) -> Result<()> {
+        let cgroup = self.cgroup()?;
+        if signal == nix::libc::SIGKILL {
+            return cgroup.kill(signal);
+        }
+        let pids = cgroup.pids()?;
+        if pids.is_empty() {
+            return self.signal_init(signal);
+        }
+        for pid in pids {
+            match sys::kill(pid, signal) {
+                Ok(()) | Err(Errno::ESRCH) => (),
+                Err(e) => return Err(e).with_context(|| format!("signal {signal} to process {pid}")),
+            }
+        }
+        Ok(())
+    }
+
+    fn signal_init(&self, signal: i32) -> Result<()> {
+        let sent = match self.pidfd() {
+            Ok(None) => return Err(Error::NotRunning.into()),
+            Ok(Some(pidfd)) => sys::pidfd_send_signal(pidfd.as_fd(), signal),
+            Err(e) if e.downcast_ref() == Some(&Errno::ENOSYS) => match self.alive() {
+                true => sys::kill(self.record.pid, signal),
+                false => Err(Errno::ESRCH),
+            },
+            Err(e) => return Err(e),
+        };
+        match sent {
+            Err(Errno::ESRCH) => Err(Error::NotRunning.into()),
+            other => other.with_context(|| format!("signal {signal} to process {}", self.record.pid)),
+        }
+    }
+
+    /// Whether init is process 1 of its PID namespace.
+    fn rules_its_pids(&self) -> bool {
+        let status = read_small(Path::new(&format!("/proc/{}/status", self.record.pid))).unwrap_or_default();
+        // "NSpid: 4711 1": its number in every namespace from ours to its own.
+        let numbers = status.split(|&b| b == b'\n').find_map(|line| line.strip_prefix(b"NSpid:"));
+        numbers.is_some_and(|n| n.ends_with(b"\t1"))
+    }
+
     /// The derived status.
     pub fn status(&self) -> Result<Status> {
         if self.record.pid == 0 {
@@ -247,7 +314,6 @@ impl Container {
     pub fn destroy(&self) -> Result<()> {
         let cgroup = self.cgroup()?;
         if let Ok(Some(pidfd)) = self.pidfd() {
-            use std::os::fd::AsFd;
             let _ = sys::pidfd_send_signal(pidfd.as_fd(), nix::libc::SIGKILL);
         }
         cgroup.remove().context("remove the container's cgroup")?;
@@ -270,6 +336,13 @@ pub fn remove_folder(dir: &Path) -> Result<()> {
     }
 }
 
+/// Removes the folder of a container whose record cannot be read, whatever is in it.
+pub fn remove_damaged(root: &Path, id: &str) -> Result<()> {
+    check_id(id)?;
+    let dir = root.join(id);
+    std::fs::remove_dir_all(&dir).with_context(|| format!("remove {}", dir.display()))
+}
+
 /// Checks an id: `[A-Za-z0-9_+.-]`, neither empty nor `.` nor `..`, at most 1024 bytes.
 pub fn check_id(id: &str) -> Result<()> {
     let fine = |c: u8| c.is_ascii_alphanumeric() || b"_+.-".contains(&c);
@@ -281,7 +354,7 @@ pub fn check_id(id: &str) -> Result<()> {
 
 /// Start time of a process in clock ticks since boot; `None` when it is gone, dead or a zombie.
 pub fn start_time(pid: i32) -> Option<u64> {
-    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let stat = read_small(Path::new(&format!("/proc/{pid}/stat"))).ok()?;
     // The second field is the name in parentheses, which may itself hold anything.
     let close = stat.iter().rposition(|&b| b == b')')?;
     let rest = std::str::from_utf8(stat.get(close + 2..)?).ok()?;
@@ -290,6 +363,23 @@ pub fn start_time(pid: i32) -> Option<u64> {
         return None;
     }
     fields.nth(18)?.parse().ok()
+}
+
+/// Reads a small file with as few system calls as there can be: no question for its size before,
+/// none for more after a piece that left room.
+fn read_small(path: &Path) -> std::io::Result<Vec<u8>> {
+    use std::io::Read;
+    let mut file = std::fs::File::open(path)?;
+    let mut data = vec![0; 4096];
+    let mut len = 0;
+    loop {
+        len += file.read(&mut data[len..])?;
+        if len < data.len() {
+            data.truncate(len);
+            return Ok(data);
+        }
+        data.resize(2 * len, 0);
+    }
 }
 
 fn write_new(path: &Path, data: &[u8]) -> std::io::Result<()> {

@@ -14,6 +14,7 @@
 pub mod bundle;
 pub mod cgroups;
 pub mod cli;
+pub mod clock;
 pub mod commands;
 pub mod container;
 pub mod credentials;

@@ -1,1 +1,124 @@
-//! Not written yet.
+//! Log lines in the two forms that runc's callers read, and the one line of an error.
+//!
+//! [`open`] is called once, by the command line's `main`; [`warn`] and [`debug`] by everybody;
+//! [`error`] by `main` alone, as the last thing a failed command does. Before `open` (and in unit
+//! tests) lines go to standard error as text.
+
+use crate::cli::LogFormat;
+use crate::clock;
+use anyhow::{Context, Result};
+use std::fmt::{Display, Write as _};
+use std::fs::File;
+use std::io::{IsTerminal, Write as _};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::OnceLock;
+use std::time::SystemTime;
+
+#[derive(Debug, Default)]
+struct Log {
+    file: Option<File>,
+    format: LogFormat,
+    debug: bool,
+}
+
+static LOG: OnceLock<Log> = OnceLock::new();
+
+/// Sets where lines go. The file is appended to, so that several commands may share it.
+pub fn open(path: Option<&Path>, format: LogFormat, debug: bool) -> Result<()> {
+    let file = path.map(|path| {
+        let mut options = File::options();
+        options.append(true).create(true).mode(0o644).custom_flags(nix::libc::O_SYNC);
+        options.open(path).with_context(|| format!("--log {}", path.display()))
+    });
+    let _ = LOG.set(Log { file: file.transpose()?, format, debug });
+    Ok(())
+}
+
+/// What the caller should know although the command goes on.
+pub fn warn(message: impl Display) {
+    write(log(), "warning", &message.to_string());
+}
+
+/// Only with `--debug`; `message` is called only then.
+pub fn debug<T: Display>(message: impl FnOnce() -> T) {
+    let log = log();
+    if log.debug {
+        write(log, "debug", &message().to_string());
+    }
+}
+
+/// The one line of the command's failure. With a log file it goes there in the log's form, and as
+/// plain text to standard error; else to standard error alone, for a person as plain text.
+pub fn error(message: &str) {
+    let log = log();
+    if log.file.is_some() {
+        write(log, "error", message);
+        print(&format!("{}\n", one_line(message)));
+    } else if log.format == LogFormat::Text && std::io::stderr().is_terminal() {
+        print(&format!("rrun: {}\n", one_line(message)));
+    } else {
+        write(log, "error", message);
+    }
+}
+
+fn log() -> &'static Log {
+    static BEFORE: Log = Log { file: None, format: LogFormat::Text, debug: false };
+    LOG.get().unwrap_or(&BEFORE)
+}
+
+fn write(log: &Log, level: &str, message: &str) {
+    let line = line(log.format, level, message, &clock::rfc3339(SystemTime::now()));
+    match &log.file {
+        // A full disk must not turn a command that works into one that fails.
+        Some(file) => drop((&*file).write_all(line.as_bytes())),
+        None => print(&line),
+    }
+}
+
+fn print(line: &str) {
+    let _ = std::io::stderr().write_all(line.as_bytes());
+}
+
+fn one_line(message: &str) -> String {
+    message.trim_end().replace('\n', " ")
+}
+
+/// logrus's two forms: `time="…" level=… msg="…"`, and a JSON object with sorted keys.
+fn line(format: LogFormat, level: &str, message: &str, time: &str) -> String {
+    let mut line = String::with_capacity(message.len() + 64);
+    let _ = match format {
+        LogFormat::Text => {
+            let plain = |c: char| c.is_ascii_alphanumeric() || "-._/@^+".contains(c);
+            if message.chars().all(plain) {
+                writeln!(line, "time=\"{time}\" level={level} msg={message}")
+            } else {
+                writeln!(line, "time=\"{time}\" level={level} msg={message:?}")
+            }
+        }
+        LogFormat::Json => {
+            let message = crate::commands::output::json_text(message);
+            writeln!(line, "{{\"level\":\"{level}\",\"msg\":{message},\"time\":\"{time}\"}}")
+        }
+    };
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text() {
+        let text = |message| line(LogFormat::Text, "error", message, "T");
+        assert_eq!(text("container does not exist"), "time=\"T\" level=error msg=\"container does not exist\"\n");
+        assert_eq!(text("done"), "time=\"T\" level=error msg=done\n");
+        assert_eq!(text("exec: \"x\"\n"), "time=\"T\" level=error msg=\"exec: \\\"x\\\"\\n\"\n");
+    }
+
+    #[test]
+    fn json() {
+        let json = line(LogFormat::Json, "error", "a \"b\" <c>\nd", "T");
+        assert_eq!(json, "{\"level\":\"error\",\"msg\":\"a \\\"b\\\" \\u003cc\\u003e\\nd\",\"time\":\"T\"}\n");
+    }
+}

@@ -97,8 +97,8 @@ pub struct Exec {
     pub cwd: Option<PathBuf>,
     /// `--env NAME=VALUE`, added to the container's.
     pub env: Vec<String>,
-    /// `--tty`; `None` leaves the container's own setting.
-    pub tty: Option<bool>,
+    /// `--tty`; without it there is none, whatever the container itself has.
+    pub tty: bool,
     /// `--user UID[:GID]`.
     pub user: Option<(u32, Option<u32>)>,
     /// `--additional-gids`.

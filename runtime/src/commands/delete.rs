@@ -1,0 +1,50 @@
+//! `delete`.
+
+use crate::cli::{Delete, Globals};
+use crate::container::{self, Container, Error, Status};
+use crate::log;
+use anyhow::{Context, Result, bail};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::os::fd::AsFd;
+
+/// Removes a container. One that waits for `start` is killed without further ado, as runc does.
+pub fn run(globals: &Globals, args: &Delete) -> Result<i32> {
+    let container = match Container::load(&globals.root, &args.id) {
+        Ok(container) => container,
+        Err(e) if !args.force || e.downcast_ref() == Some(&Error::InvalidId) => return Err(e),
+        Err(e) if e.downcast_ref() == Some(&Error::NotFound) => return Ok(0),
+        Err(e) => {
+            log::warn(format!("{e:#}; its folder is removed, its cgroups (if any) are not"));
+            return container::remove_damaged(&globals.root, &args.id).map(|()| 0);
+        }
+    };
+    match container.status() {
+        Ok(Status::Stopped) => (),
+        Ok(Status::Created) => kill(&container)?,
+        Ok(status) if !args.force => bail!(Error::NotStopped(args.id.clone(), status)),
+        Err(e) if !args.force => return Err(e),
+        _ => kill(&container)?,
+    }
+    destroy(&container)?;
+    Ok(0)
+}
+
+/// Kills init and waits until it is gone.
+fn kill(container: &Container) -> Result<()> {
+    const PATIENCE: u16 = 10_000;
+    let Some(pidfd) = container.pidfd()? else { return Ok(()) };
+    match container.signal(nix::libc::SIGKILL) {
+        Err(e) if e.downcast_ref() != Some(&Error::NotRunning) => return Err(e),
+        _ => (),
+    }
+    let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+    if poll(&mut fds, PollTimeout::from(PATIENCE)).context("poll a pidfd")? == 0 {
+        bail!("container init still running {} s after SIGKILL (process {})", PATIENCE / 1000, container.record.pid);
+    }
+    Ok(())
+}
+
+/// Tears the container down, then runs the poststop hooks of its configuration.
+pub fn destroy(container: &Container) -> Result<()> {
+    container.destroy()
+}

@@ -1,0 +1,222 @@
+//! `features`.
+
+use crate::bundle::SPEC_VERSION;
+use crate::cli::{COMMIT, VERSION};
+use crate::commands::output;
+use anyhow::Result;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// Prints the specification's features document: what callers look up before they use it.
+pub fn run() -> Result<i32> {
+    output::print(&(output::json_indented(&features()?, "    ")? + "\n"))?;
+    Ok(0)
+}
+
+/// features.md of the runtime specification, in its order.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Features {
+    oci_version_min: &'static str,
+    oci_version_max: &'static str,
+    hooks: [&'static str; 6],
+    mount_options: &'static [&'static str],
+    linux: Linux,
+    annotations: BTreeMap<&'static str, String>,
+    potentially_unsafe_config_annotations: [&'static str; 2],
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Linux {
+    namespaces: [&'static str; 8],
+    capabilities: Vec<String>,
+    cgroup: Cgroup,
+    seccomp: Seccomp,
+    apparmor: Enabled,
+    selinux: Enabled,
+    intel_rdt: Enabled,
+    memory_policy: MemoryPolicy,
+    mount_extensions: MountExtensions,
+    net_devices: Enabled,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Cgroup {
+    v1: bool,
+    v2: bool,
+    systemd: bool,
+    systemd_user: bool,
+    rdma: bool,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Seccomp {
+    enabled: bool,
+    actions: &'static [&'static str],
+    operators: &'static [&'static str],
+    archs: &'static [&'static str],
+    known_flags: &'static [&'static str],
+    supported_flags: &'static [&'static str],
+}
+
+#[derive(Debug, Serialize)]
+struct Enabled {
+    enabled: bool,
+}
+
+/// None of its modes: it comes with a later release.
+#[derive(Debug, Serialize)]
+struct MemoryPolicy {}
+
+#[derive(Debug, Serialize)]
+struct MountExtensions {
+    idmap: Enabled,
+}
+
+fn features() -> Result<Features> {
+    let libseccomp = libseccomp::ScmpVersion::current()?;
+    let libseccomp = format!("{}.{}.{}", libseccomp.major, libseccomp.minor, libseccomp.micro);
+    Ok(Features {
+        oci_version_min: "1.0.0",
+        oci_version_max: SPEC_VERSION,
+        hooks: ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"],
+        mount_options: MOUNT_OPTIONS,
+        linux: Linux {
+            namespaces: ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
+            capabilities: capabilities(),
+            cgroup: Cgroup { v1: true, v2: true, systemd: true, systemd_user: true, rdma: true },
+            seccomp: Seccomp {
+                enabled: true,
+                actions: ACTIONS,
+                operators: OPERATORS,
+                archs: ARCHS,
+                known_flags: KNOWN_FLAGS,
+                supported_flags: KNOWN_FLAGS,
+            },
+            apparmor: Enabled { enabled: true },
+            selinux: Enabled { enabled: true },
+            intel_rdt: Enabled { enabled: false },
+            memory_policy: MemoryPolicy {},
+            mount_extensions: MountExtensions { idmap: Enabled { enabled: true } },
+            net_devices: Enabled { enabled: false },
+        },
+        annotations: BTreeMap::from([
+            ("io.github.seccomp.libseccomp.version", libseccomp),
+            // Callers read them under runc's names, whoever the runtime is.
+            ("org.opencontainers.runc.checkpoint.enabled", "false".to_owned()),
+            ("org.opencontainers.runc.commit", COMMIT.to_owned()),
+            ("org.opencontainers.runc.version", VERSION.to_owned()),
+        ]),
+        potentially_unsafe_config_annotations: ["bundle", "org.systemd.property."],
+    })
+}
+
+/// All capabilities by number, as the specification spells them.
+fn capabilities() -> Vec<String> {
+    let mut all: Vec<_> = caps::all().into_iter().collect();
+    all.sort_unstable_by_key(|c| c.index());
+    all.iter().map(ToString::to_string).collect()
+}
+
+const MOUNT_OPTIONS: &[&str] = &[
+    "async",
+    "atime",
+    "bind",
+    "defaults",
+    "dev",
+    "diratime",
+    "dirsync",
+    "exec",
+    "idmap",
+    "iversion",
+    "lazytime",
+    "loud",
+    "mand",
+    "noatime",
+    "nodev",
+    "nodiratime",
+    "noexec",
+    "noiversion",
+    "nolazytime",
+    "nomand",
+    "norelatime",
+    "nostrictatime",
+    "nosuid",
+    "nosymfollow",
+    "private",
+    "ratime",
+    "rbind",
+    "rdev",
+    "rdiratime",
+    "relatime",
+    "remount",
+    "rexec",
+    "ridmap",
+    "rnoatime",
+    "rnodev",
+    "rnodiratime",
+    "rnoexec",
+    "rnorelatime",
+    "rnostrictatime",
+    "rnosuid",
+    "rnosymfollow",
+    "ro",
+    "rprivate",
+    "rrelatime",
+    "rro",
+    "rrw",
+    "rshared",
+    "rslave",
+    "rstrictatime",
+    "rsuid",
+    "rsymfollow",
+    "runbindable",
+    "rw",
+    "shared",
+    "silent",
+    "slave",
+    "strictatime",
+    "suid",
+    "symfollow",
+    "sync",
+    "tmpcopyup",
+    "unbindable",
+];
+
+const ACTIONS: &[&str] = &[
+    "SCMP_ACT_ALLOW",
+    "SCMP_ACT_ERRNO",
+    "SCMP_ACT_KILL",
+    "SCMP_ACT_KILL_PROCESS",
+    "SCMP_ACT_KILL_THREAD",
+    "SCMP_ACT_LOG",
+    "SCMP_ACT_NOTIFY",
+    "SCMP_ACT_TRACE",
+    "SCMP_ACT_TRAP",
+];
+
+const OPERATORS: &[&str] =
+    &["SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_LE", "SCMP_CMP_LT", "SCMP_CMP_MASKED_EQ", "SCMP_CMP_NE"];
+
+const ARCHS: &[&str] = &["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM", "SCMP_ARCH_X32", "SCMP_ARCH_X86", "SCMP_ARCH_X86_64"];
+
+const KNOWN_FLAGS: &[&str] =
+    &["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn callers_find_what_they_look_for() {
+        let json: serde_json::Value = serde_json::from_str(&output::json_indented(&features().unwrap(), "    ").unwrap()).unwrap();
+        assert!(json["mountOptions"].as_array().unwrap().contains(&"rro".into()));
+        assert_eq!(json["linux"]["mountExtensions"]["idmap"]["enabled"], true);
+        assert!(json["ociVersionMin"].is_string() && json["ociVersionMax"].is_string());
+        assert_eq!(json["linux"]["capabilities"][0], "CAP_CHOWN");
+        assert_eq!(json["linux"]["capabilities"].as_array().unwrap().len(), 41);
+    }
+}

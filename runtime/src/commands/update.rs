@@ -1,0 +1,139 @@
+//! `update`.
+
+use crate::bundle;
+use crate::cli::{Globals, Update};
+use crate::container::{Container, Error, Status};
+use crate::log;
+use anyhow::{Context, Result, bail};
+use oci_spec::runtime::LinuxResources;
+use serde_json::{Map, Value, json};
+use std::io::Read;
+use std::path::Path;
+
+/// Changes the limits of a container.
+pub fn run(globals: &Globals, args: &Update) -> Result<i32> {
+    let container = Container::load(&globals.root, &args.id)?;
+    let resources = match &args.resources {
+        Some(path) => read(path)?,
+        None => of_flags(&args.values)?,
+    };
+    if container.status()? == Status::Stopped {
+        bail!(Error::NotRunning);
+    }
+    container.cgroup()?.update(&resources)?;
+    Ok(0)
+}
+
+/// `--resources`: a document like `linux.resources`. Device rules in it are not applied.
+fn read(path: &Path) -> Result<LinuxResources> {
+    let mut json = Vec::new();
+    if path == Path::new("-") {
+        std::io::stdin().read_to_end(&mut json).context("read standard input (--resources -)")?;
+    } else {
+        json = std::fs::read(path).with_context(|| format!("--resources {}", path.display()))?;
+    }
+    let mut resources: LinuxResources = bundle::parse(&json).with_context(|| format!("--resources {}", path.display()))?;
+    if resources.devices().as_ref().is_some_and(|d| !d.is_empty()) {
+        log::debug(|| "--resources: device rules are not changed");
+    }
+    resources.set_devices(None);
+    Ok(resources)
+}
+
+/// The resources that the flags name, by way of the document that they stand for.
+fn of_flags(values: &[(&'static str, String)]) -> Result<LinuxResources> {
+    let mut resources = Map::new();
+    for (flag, text) in values.iter().filter(|v| !v.1.is_empty()) {
+        let invalid = || format!("invalid value for {flag}: {text:?}");
+        let (section, field, value) = match *flag {
+            "blkio-weight" => ("blockIO", "weight", json!(text.parse::<u16>().with_context(invalid)?)),
+            "cpu-period" => ("cpu", "period", json!(text.parse::<u64>().with_context(invalid)?)),
+            "cpu-quota" => ("cpu", "quota", json!(text.parse::<i64>().with_context(invalid)?)),
+            "cpu-burst" => ("cpu", "burst", json!(text.parse::<u64>().with_context(invalid)?)),
+            "cpu-share" => ("cpu", "shares", json!(text.parse::<u64>().with_context(invalid)?)),
+            "cpu-rt-period" => ("cpu", "realtimePeriod", json!(text.parse::<u64>().with_context(invalid)?)),
+            "cpu-rt-runtime" => ("cpu", "realtimeRuntime", json!(text.parse::<i64>().with_context(invalid)?)),
+            "cpu-idle" => ("cpu", "idle", json!(text.parse::<i64>().with_context(invalid)?)),
+            "cpuset-cpus" => ("cpu", "cpus", json!(text)),
+            "cpuset-mems" => ("cpu", "mems", json!(text)),
+            "memory" => ("memory", "limit", json!(bytes(text).with_context(invalid)?)),
+            "memory-reservation" => ("memory", "reservation", json!(bytes(text).with_context(invalid)?)),
+            "memory-swap" => ("memory", "swap", json!(bytes(text).with_context(invalid)?)),
+            "pids-limit" => ("pids", "limit", json!(text.parse::<i64>().with_context(invalid)?)),
+            "kernel-memory" | "kernel-memory-tcp" => {
+                log::warn(format!("--{flag} is ignored: the kernel has no such limit any more"));
+                continue;
+            }
+            other => bail!("--{other}: not supported"),
+        };
+        let section = resources.entry(section).or_insert_with(|| json!({}));
+        section[field] = value;
+    }
+    // Without a limit of memory there is none of memory and swap together either.
+    if let Some(memory) = resources.get_mut("memory")
+        && memory["limit"] == json!(-1)
+        && memory["swap"].is_null()
+    {
+        memory["swap"] = json!(-1);
+    }
+    serde_json::from_value(Value::Object(resources)).context("update")
+}
+
+/// Bytes, `-1` for no limit; `k`, `m`, `g`, `t`, `p` (of 1024) may follow, and `b` or `ib` then.
+fn bytes(text: &str) -> Option<i64> {
+    if text == "-1" {
+        return Some(-1);
+    }
+    let lower = text.to_ascii_lowercase();
+    let unit_at = lower.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(lower.len());
+    let (number, unit) = (&lower[..unit_at], lower[unit_at..].trim_start());
+    let shift = match unit {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        "t" | "tb" | "tib" => 40,
+        "p" | "pb" | "pib" => 50,
+        _ => return None,
+    };
+    match number.parse::<i64>() {
+        Ok(n) => n.checked_mul(1 << shift),
+        Err(_) if number.contains('.') => {
+            let n = number.parse::<f64>().ok()? * (1i64 << shift) as f64;
+            (n < i64::MAX as f64).then_some(n as i64)
+        }
+        Err(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        for (text, n) in
+            [("-1", -1), ("0", 0), ("67108864", 67_108_864), ("32k", 32 << 10), ("1.5G", 3 << 29), ("64MiB", 64 << 20), ("2 gb", 2 << 30)]
+        {
+            assert_eq!(bytes(text), Some(n), "{text}");
+        }
+        for text in ["", "x", "-2", "1x", "k", "1.2.3", "99999999999999999999", "8388608t"] {
+            assert_eq!(bytes(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn flags_become_resources() {
+        let values = [("memory", "64m"), ("cpu-quota", "5000"), ("pids-limit", "20"), ("cpuset-cpus", "0-1"), ("blkio-weight", "500")];
+        let resources = of_flags(&values.map(|(k, v)| (k, v.to_owned()))).unwrap();
+        assert_eq!(resources.memory().as_ref().unwrap().limit(), Some(64 << 20));
+        assert_eq!(resources.cpu().as_ref().unwrap().quota(), Some(5000));
+        assert_eq!(resources.cpu().as_ref().unwrap().cpus().as_deref(), Some("0-1"));
+        assert_eq!(resources.block_io().as_ref().unwrap().weight(), Some(500));
+        assert!(resources.pids().is_some() && resources.devices().is_none());
+        let unlimited = of_flags(&[("memory", "-1".to_owned())]).unwrap();
+        assert_eq!(unlimited.memory().as_ref().unwrap().swap(), Some(-1));
+        assert!(of_flags(&[("cpu-share", "many".to_owned())]).is_err());
+        assert!(of_flags(&[("l3-cache-schema", "L3:0=f".to_owned())]).is_err());
+    }
+}
