@@ -237,17 +237,17 @@ impl Container {
     /// Sends a signal to init. SIGKILL reaches a frozen container, and where init is not the first
     /// process of a PID namespace, whose end is the end of all others, it reaches them all.
     pub fn signal(&self, signal: i32) -> Result<()> {
+        if signal != nix::libc::SIGKILL {
+            return self.signal_init(signal);
+        }
         // Asked before the signal: afterwards there may be nobody to ask.
-        let all = signal == nix::libc::SIGKILL && !self.rules_its_pids();
+        let all = !self.rules_its_pids();
         self.signal_init(signal)?;
-        if signal == nix::libc::SIGKILL {
-            let cgroup = self.cgroup()?;
-            if all {
-                cgroup.kill(signal)?;
-            }
-            if cgroup.frozen()? {
-                cgroup.freeze(false)?;
-            }
+        let cgroup = self.cgroup()?;
+        if all {
+            cgroup.kill(signal)?;
+        } else if cgroup.frozen()? {
+            cgroup.freeze(false)?;
         }
         Ok(())
     }
@@ -255,20 +255,10 @@ impl Container {
     /// Sends a signal to every process of the container.
     pub fn signal_all(&self, signal: i32) -> Result<()> {
         let cgroup = self.cgroup()?;
-        if signal == nix::libc::SIGKILL {
-            return cgroup.kill(signal);
-        }
-        let pids = cgroup.pids()?;
-        if pids.is_empty() {
+        if cgroup.pids()?.is_empty() {
             return self.signal_init(signal);
         }
-        for pid in pids {
-            match sys::kill(pid, signal) {
-                Ok(()) | Err(Errno::ESRCH) => (),
-                Err(e) => return Err(e).with_context(|| format!("signal {signal} to process {pid}")),
-            }
-        }
-        Ok(())
+        cgroup.kill(signal)
     }
 
     fn signal_init(&self, signal: i32) -> Result<()> {
