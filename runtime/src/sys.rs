@@ -580,28 +580,69 @@ pub fn umount(target: &CStr, flags: c_int) -> Result<()> {
 
 // ---- BPF device programs ---------------------------------------------------------------------------
 
-/// `bpf(2)` with an attribute block of 128 zeroed bytes, of which `attr` are the first words. The
-/// block is generous because kernels 6.17 to 7.1 write past a short one on `BPF_PROG_QUERY`.
-/// The caller gets the block back, since queries answer in it.
+/// `bpf(2)` with an attribute block of 128 zeroed bytes, of which `attr` are the first words (a
+/// 64-bit field is two of them, see [`two_words`]). The block is generous because kernels 6.17 to
+/// 7.1 write past a short one on `BPF_PROG_QUERY`; it comes back, since queries answer in it.
 ///
-/// `attr` words that are pointers must come from [`address`] of something that outlives the call.
-pub fn bpf(command: c_int, attr: &[u32]) -> Result<(c_long, [u32; 32])> {
+/// # Safety
+/// Words that the command takes for an address must point at memory of the size that the command
+/// expects there, valid across the call.
+unsafe fn bpf(command: c_int, attr: &[u32]) -> Result<(c_long, [u32; 32])> {
     let mut block = [0u32; 32];
     block[..attr.len()].copy_from_slice(attr);
-    // SAFETY: the block is as large as the size says; pointers in it are the caller's, who holds
-    // what they point at across this call.
+    // SAFETY: the block is as large as the size says; what it points at is the caller's promise.
     let ret = check(unsafe { libc::syscall(libc::SYS_bpf, command, block.as_mut_ptr(), size_of_val(&block)) })?;
     Ok((ret, block))
 }
 
-/// `bpf(2)` for the commands that return a new descriptor (`BPF_PROG_LOAD`, `BPF_PROG_GET_FD_BY_ID`).
-pub fn bpf_fd(command: c_int, attr: &[u32]) -> Result<OwnedFd> {
-    let (ret, _) = bpf(command, attr)?;
-    check_fd(ret)
+/// An address as a 64-bit field of a `bpf` attribute.
+fn two_words<T>(pointer: *const T) -> [u32; 2] {
+    let a = pointer as usize as u64;
+    if cfg!(target_endian = "little") { [a as u32, (a >> 32) as u32] } else { [(a >> 32) as u32, a as u32] }
 }
 
-/// A slice's address as the two words (low, high) of a `bpf` attribute.
-pub fn address<T>(of: &[T]) -> [u32; 2] {
-    let a = of.as_ptr() as usize as u64;
-    if cfg!(target_endian = "little") { [a as u32, (a >> 32) as u32] } else { [(a >> 32) as u32, a as u32] }
+const BPF_CGROUP_DEVICE: u32 = 6;
+
+/// `BPF_PROG_LOAD` of a device program; each word is one instruction (`struct bpf_insn`). The
+/// kernel's verifier refuses a wrong one (`EINVAL`, `EACCES`).
+pub fn load_device_program(code: &[u64]) -> Result<OwnedFd> {
+    const BPF_PROG_TYPE_CGROUP_DEVICE: u32 = 15;
+    let ([code_low, code_high], [license_low, license_high]) = (two_words(code.as_ptr()), two_words(c"Apache-2.0".as_ptr()));
+    let attr = [BPF_PROG_TYPE_CGROUP_DEVICE, code.len() as u32, code_low, code_high, license_low, license_high];
+    // SAFETY: one address is that of the slice whose length stands beside it, the other that of a
+    // constant string.
+    let (fd, _) = unsafe { bpf(5, &attr) }?;
+    check_fd(fd)
+}
+
+/// `BPF_PROG_ATTACH`, beside programs that are there: all of them must allow an access.
+pub fn attach_device_program(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>) -> Result<()> {
+    const BPF_F_ALLOW_MULTI: u32 = 2;
+    // SAFETY: no addresses.
+    unsafe { bpf(8, &[cgroup.as_raw_fd() as u32, program.as_raw_fd() as u32, BPF_CGROUP_DEVICE, BPF_F_ALLOW_MULTI]) }?;
+    Ok(())
+}
+
+/// `BPF_PROG_DETACH`.
+pub fn detach_device_program(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: no addresses.
+    unsafe { bpf(9, &[cgroup.as_raw_fd() as u32, program.as_raw_fd() as u32, BPF_CGROUP_DEVICE]) }?;
+    Ok(())
+}
+
+/// `BPF_PROG_QUERY`: ids of the device programs attached to this very cgroup, at most 64 (the
+/// kernel allows no more).
+pub fn attached_device_programs(cgroup: BorrowedFd<'_>) -> Result<Vec<u32>> {
+    let mut ids = [0u32; 64];
+    let [low, high] = two_words(ids.as_mut_ptr());
+    // SAFETY: the address is that of `ids`, the count beside it its length.
+    let (_, block) = unsafe { bpf(16, &[cgroup.as_raw_fd() as u32, BPF_CGROUP_DEVICE, 0, 0, low, high, ids.len() as u32]) }?;
+    Ok(ids[..ids.len().min(block[6] as usize)].to_vec())
+}
+
+/// `BPF_PROG_GET_FD_BY_ID`; `ENOENT` when it is gone.
+pub fn device_program(id: u32) -> Result<OwnedFd> {
+    // SAFETY: no addresses.
+    let (fd, _) = unsafe { bpf(13, &[id]) }?;
+    check_fd(fd)
 }

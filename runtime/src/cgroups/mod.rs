@@ -1,42 +1,581 @@
-//! Cgroups: where a container's are, how it gets in, its limits, its end.
-use anyhow::Result;
-use serde::{Deserialize, Serialize};
+//! Cgroups: where a container's are, how its processes get in, its limits, its end.
+//!
+//! One [`Cgroup`] drives v1, v2 and the hybrid of both, by the files themselves or through systemd:
+//! `plan` decides, `record` goes to disk, `create` (or `adopt`) makes, `entry` lets further
+//! processes in, `remove` leaves nothing. `hierarchies.rs` finds what is mounted, `v1.rs` and
+//! `v2.rs` know the files, `limits.rs` writes them, `devices.rs` filters devices, `folder.rs` holds
+//! what both versions share.
+//!
+//! Invariant: only a folder strictly below the mount point of its hierarchy is made or removed.
 
-/// Where a container's cgroups are, as its record keeps it.
+mod devices;
+mod folder;
+mod hierarchies;
+mod limits;
+#[cfg(test)]
+mod live;
+mod v1;
+mod v2;
+
+use anyhow::{Context, Result, bail};
+use folder::Folder;
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use oci_spec::runtime::{Linux, LinuxResources};
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// Who makes the cgroups.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Driver {
+    /// This program, by the files.
+    #[default]
+    Cgroupfs,
+    /// systemd, asked over D-Bus for a scope.
+    Systemd,
+    /// Nobody: the container stays in the caller's.
+    Disabled,
+}
+
+/// The layout of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// Hierarchies of v1 only.
+    V1,
+    /// Controllers on v1, and a v2 hierarchy beside them.
+    Hybrid,
+    /// One v2 hierarchy.
+    V2,
+}
+
+/// Where a container's cgroups are: enough to find and to remove them all.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Record {}
+pub struct Record {
+    driver: Driver,
+    #[serde(default)]
+    rootless: bool,
+    hierarchies: Vec<Hierarchy>,
+}
+
+/// A container's place in one hierarchy.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Hierarchy {
+    v2: bool,
+    /// As in `/proc/self/cgroup`.
+    controllers: String,
+    mountpoint: PathBuf,
+    /// The container's folder.
+    dir: PathBuf,
+    /// Made for the container; else it is the caller's own, which nobody touches.
+    ours: bool,
+}
+
+/// How a new process gets into a container's cgroups.
+#[derive(Debug)]
+pub enum Entry {
+    /// It stays where it is.
+    None,
+    /// It is cloned into this v2 cgroup (`CLONE_INTO_CGROUP`).
+    Into(OwnedFd),
+    /// It writes "0" into each of these, back to back, before it does anything else.
+    Write(Vec<OwnedFd>),
+    /// It waits until its parent has called [`Cgroup::adopt`] (create) or [`Cgroup::attach`] (exec).
+    Adopt,
+}
+
+/// A hierarchy as a mount of type `cgroup` shows it in the container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    /// Folder name below `/sys/fs/cgroup`: `cpu,cpuacct`, `systemd`, `unified`.
+    pub name: String,
+    /// Further names that point there: `cpu` and `cpuacct`.
+    pub links: Vec<String>,
+    /// The container's own folder on the host.
+    pub host_dir: PathBuf,
+    /// Where the hierarchy is mounted on the host.
+    pub mountpoint: PathBuf,
+    /// Mount options of v1: `cpu,cpuacct`, `name=systemd`; empty for cgroup2.
+    pub options: String,
+    /// File system type `cgroup2`.
+    pub v2: bool,
+}
 
 /// A container's cgroups.
 #[derive(Debug)]
-pub struct Cgroup {}
+pub struct Cgroup {
+    record: Record,
+    /// Controllers at the v2 mount point, known after `plan`.
+    available: Vec<String>,
+    warnings: Vec<String>,
+}
+
+impl Hierarchy {
+    fn has(&self, controller: &str) -> bool {
+        !self.v2 && self.controllers.split(',').any(|c| c == controller)
+    }
+}
 
 impl Cgroup {
+    /// Decides where the cgroups of container `id` go and checks what its configuration asks for;
+    /// makes nothing. `rootless`: without privileges over the host, so that what cannot be had is
+    /// done without (see [`Cgroup::warnings`]) unless `linux.cgroupsPath` insists.
+    pub fn plan(linux: Option<&Linux>, id: &str, driver: Driver, rootless: bool) -> Result<Cgroup> {
+        let resources = linux.and_then(|l| l.resources().as_ref());
+        if let Some(r) = resources {
+            limits::check(r)?;
+        }
+        let path = linux.and_then(|l| l.cgroups_path().as_deref()).filter(|p| !p.as_os_str().is_empty());
+        let absolute = path.is_some_and(Path::is_absolute);
+        let mounted = hierarchies::discover(rootless || driver == Driver::Disabled || !absolute)?;
+        if mounted.is_empty() && !rootless && driver != Driver::Disabled {
+            bail!("no cgroup hierarchy is mounted (mount one at /sys/fs/cgroup, or use --cgroup-manager disabled)");
+        }
+        let mut cgroup =
+            Cgroup { record: Record { driver, rootless, hierarchies: Vec::new() }, available: Vec::new(), warnings: Vec::new() };
+        for m in mounted {
+            let dir = m.place(path, id);
+            let ours = driver != Driver::Disabled && (!rootless || path.is_some() || writable(&dir));
+            let dir = if ours { dir } else { m.own_dir() };
+            if ours {
+                hierarchies::check_below(&dir, &m.mountpoint)?;
+            }
+            cgroup.record.hierarchies.push(Hierarchy { v2: m.v2, controllers: m.controllers, mountpoint: m.mountpoint, dir, ours });
+        }
+        if let Some(unified) = cgroup.unified() {
+            cgroup.available = v2::controllers(&unified.mountpoint).unwrap_or_default();
+        }
+        if let Some(r) = resources {
+            cgroup.check_available(r)?;
+            cgroup.warnings.extend(limits::ignored(r, cgroup.version() == Version::V2));
+        }
+        cgroup.warn_of_the_missing(resources);
+        let mut there = Vec::new();
+        if let Some(h) = cgroup.primary() {
+            folder::pids(&h.dir, &mut there)?;
+        }
+        if !there.is_empty() {
+            bail!("container's cgroup is not empty: {} process(es) found", there.len());
+        }
+        Ok(cgroup)
+    }
+
+    /// What goes into `state.json` before anything is made.
+    pub fn record(&self) -> Record {
+        self.record.clone()
+    }
+
     /// From a record; touches nothing.
-    pub fn open(_record: &Record) -> Result<Cgroup> {
-        Ok(Cgroup {})
+    pub fn open(record: &Record) -> Result<Cgroup> {
+        for h in record.hierarchies.iter().filter(|h| h.ours) {
+            hierarchies::check_below(&h.dir, &h.mountpoint).context("state.json: cgroup")?;
+        }
+        Ok(Cgroup { record: record.clone(), available: Vec::new(), warnings: Vec::new() })
     }
-    /// Whether its processes are frozen.
-    pub fn frozen(&self) -> Result<bool> {
-        Ok(false)
+
+    /// What the container goes without, a line each, to be said once.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
-    /// Sends a signal to all its processes.
-    pub fn kill(&self, _signal: i32) -> Result<()> {
-        Ok(())
+
+    /// The layout of the host, as `plan` found it.
+    pub fn version(&self) -> Version {
+        let any = |v2: bool| self.record.hierarchies.iter().any(|h| h.v2 == v2);
+        match (any(false), any(true)) {
+            (true, true) => Version::Hybrid,
+            (false, true) => Version::V2,
+            _ => Version::V1,
+        }
     }
-    /// Freezes its processes, or lets them go on.
-    pub fn freeze(&self, _frozen: bool) -> Result<()> {
-        Ok(())
+
+    /// Whether the container has a cgroup of its own in any hierarchy.
+    pub fn exists(&self) -> bool {
+        self.ours().next().is_some()
     }
-    /// Its processes.
+
+    /// Makes the cgroups, sets the limits, filters the devices. On an error nothing of it is left.
+    pub fn create(&self, resources: Option<&LinuxResources>, _annotations: &HashMap<String, String>) -> Result<Entry> {
+        let mut made = Vec::new();
+        let entry = self.build(resources, &mut made);
+        if entry.is_err() {
+            for dir in made.iter().rev() {
+                let _ = folder::remove_empty(dir);
+            }
+        }
+        entry
+    }
+
+    fn build(&self, resources: Option<&LinuxResources>, made: &mut Vec<PathBuf>) -> Result<Entry> {
+        let default = LinuxResources::default();
+        let r = resources.unwrap_or(&default);
+        let mut fresh = true;
+        for h in self.ours() {
+            let before = made.len();
+            folder::make(&h.dir, made)?;
+            fresh &= made.len() > before;
+            if h.has("cpuset") {
+                let cpu = r.cpu().as_ref();
+                let given = |text: Option<&Option<String>>| text.and_then(|t| t.as_ref()).is_some_and(|t| !t.is_empty());
+                let files = [(given(cpu.map(|c| c.cpus())), "cpuset.cpus"), (given(cpu.map(|c| c.mems())), "cpuset.mems")];
+                let given: Vec<&str> = files.iter().filter(|f| f.0).map(|f| f.1).collect();
+                v1::fill_cpuset(&h.dir, &h.mountpoint, &given)?;
+            }
+        }
+        self.hand_down(r)?;
+        self.limit(r, false)?;
+        self.filter_devices(r, !fresh)?;
+        self.entry_into(&[])
+    }
+
+    /// The way in for `exec`. `sub` are the values of `--cgroup`: `[CONTROLLER[,…]:]PATH` below the
+    /// container's cgroup. Without one, where the container has divided its v2 cgroup (so that it
+    /// may hold no process of its own), the way leads to where `init` is.
+    pub fn entry(&self, sub: &[String], init: i32) -> Result<Entry> {
+        if !sub.is_empty() {
+            return self.entry_into(sub);
+        }
+        if let Some(h) = self.unified().filter(|h| h.ours && self.version() == Version::V2)
+            && folder::read_file(&h.dir, "cgroup.subtree_control").is_ok_and(|c| !c.trim_end().is_empty())
+        {
+            let text = std::fs::read_to_string(format!("/proc/{init}/cgroup")).context("the cgroup of the container's init")?;
+            let at = hierarchies::parse_memberships(&text).into_iter().find(|(c, _)| c.is_empty()).map(|(_, path)| path);
+            let dir = h.mountpoint.join(hierarchies::clean(&at.unwrap_or_default()));
+            if dir.starts_with(&h.dir) {
+                let folder = Folder::open(&dir).with_context(|| format!("the cgroup {}", dir.display()))?;
+                return Ok(Entry::Into(folder.into_fd()));
+            }
+        }
+        self.entry_into(&[])
+    }
+
+    /// [`Entry::Write`] for a kernel that cannot clone into a cgroup (before Linux 5.7).
+    pub fn entry_by_write(&self) -> Result<Entry> {
+        self.procs(&[])
+    }
+
+    fn entry_into(&self, sub: &[String]) -> Result<Entry> {
+        if self.version() != Version::V2 {
+            return self.procs(sub);
+        }
+        let Some(h) = self.ours().next() else { return Ok(Entry::None) };
+        let dir = below(h, sub)?.unwrap_or_else(|| h.dir.clone());
+        let folder = Folder::open(&dir).with_context(|| format!("the container's cgroup {}", dir.display()))?;
+        Ok(Entry::Into(folder.into_fd()))
+    }
+
+    /// The `cgroup.procs` files.
+    fn procs(&self, sub: &[String]) -> Result<Entry> {
+        for value in sub {
+            if let Some((names, _)) = value.split_once(':')
+                && let Some(unknown) = names.split(',').find(|n| !self.ours().any(|h| is_called(h, n)))
+            {
+                bail!("--cgroup {value}: the container has no cgroup of controller {unknown:?}");
+            }
+        }
+        let mut files = Vec::new();
+        for h in self.ours() {
+            let dir = below(h, sub)?.unwrap_or_else(|| h.dir.clone());
+            let path = dir.join("cgroup.procs");
+            let file = nix::fcntl::openat(crate::sys::CWD, &path, OFlag::O_WRONLY | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty());
+            files.push(file.with_context(|| format!("open {}", path.display()))?);
+        }
+        Ok(if files.is_empty() { Entry::None } else { Entry::Write(files) })
+    }
+
+    /// Changes the limits. Device rules stay as they are, as with runc.
+    pub fn update(&self, r: &LinuxResources) -> Result<()> {
+        limits::check(r)?;
+        if !self.exists() && !limits::is_empty(r) {
+            bail!("the container has no cgroup of its own whose limits could change");
+        }
+        if let Some(unified) = self.unified() {
+            let available = v2::controllers(&unified.dir).unwrap_or_default();
+            Cgroup { record: self.record.clone(), available, warnings: Vec::new() }.check_available(r)?;
+        } else {
+            self.check_available(r)?;
+        }
+        self.limit(r, true)
+    }
+
+    /// The processes in it and below it, by their ids in the caller's PID namespace.
     pub fn pids(&self) -> Result<Vec<i32>> {
-        Ok(Vec::new())
+        let mut list = Vec::new();
+        if let Some(h) = self.primary() {
+            folder::pids(&h.dir, &mut list)?;
+        }
+        Ok(list)
     }
-    /// Changes its limits.
-    pub fn update(&self, _resources: &oci_spec::runtime::LinuxResources) -> Result<()> {
+
+    /// Freezes or thaws all of its processes, and waits until they are.
+    pub fn freeze(&self, frozen: bool) -> Result<()> {
+        match self.freezer() {
+            Some(h) if h.v2 => v2::freeze(&h.dir, frozen),
+            Some(h) => v1::freeze(&h.dir, frozen),
+            None => bail!("the container has no cgroup that could be frozen"),
+        }
+    }
+
+    /// Whether its processes are frozen: one open, one read.
+    pub fn frozen(&self) -> Result<bool> {
+        match self.freezer() {
+            Some(h) if h.v2 => v2::frozen(&h.dir),
+            Some(h) => v1::frozen(&h.dir),
+            None => Ok(false),
+        }
+    }
+
+    /// Sends a signal to all of its processes. SIGKILL reaches frozen ones, too.
+    pub fn kill(&self, signal: i32) -> Result<()> {
+        let kill = signal == nix::libc::SIGKILL;
+        let v1_freezer = || self.freezer().filter(|h| !h.v2);
+        if kill
+            && let Some(h) = self.unified().filter(|h| h.ours)
+            && Folder::open(&h.dir).is_ok_and(|f| f.write("cgroup.kill", "1").is_ok())
+        {
+            if let Some(h) = v1_freezer().filter(|h| v1::frozen(&h.dir).is_ok_and(|f| f)) {
+                v1::freeze(&h.dir, false)?;
+            }
+            return Ok(());
+        }
+        // Frozen meanwhile, none of them can escape by making another.
+        let paused = self.frozen()?;
+        let held = paused || self.freeze(true).is_ok();
+        for pid in self.pids()? {
+            match crate::sys::kill(pid, signal) {
+                Ok(()) | Err(Errno::ESRCH) => (),
+                Err(e) => return Err(e).with_context(|| format!("signal {signal} to process {pid}")),
+            }
+        }
+        if held && (kill || !paused) {
+            self.freeze(false)?;
+        }
         Ok(())
     }
-    /// Kills what is left in it and removes it.
+
+    /// Kills what is left and removes the cgroups; finds nothing to do the second time.
     pub fn remove(&self) -> Result<()> {
+        let mut busy = Vec::new();
+        let mut failed = Ok(());
+        for h in self.ours() {
+            hierarchies::check_below(&h.dir, &h.mountpoint)?;
+            match folder::remove_empty(&h.dir) {
+                Ok(true) => (),
+                Ok(false) => busy.push(h),
+                Err(e) => failed = failed.and(Err(e)),
+            }
+        }
+        if !busy.is_empty() {
+            self.kill(nix::libc::SIGKILL)?;
+            for h in busy {
+                failed = failed.and(folder::remove_tree(&h.dir));
+            }
+        }
+        failed
+    }
+
+    /// Gives the v2 cgroup to user `uid` of the host, who may then divide it: the folder and the
+    /// files that the kernel names (`/sys/kernel/cgroup/delegate`).
+    pub fn delegate(&self, uid: u32) -> Result<()> {
+        let Some(h) = self.unified().filter(|h| h.ours && self.version() == Version::V2) else { return Ok(()) };
+        let names = std::fs::read_to_string("/sys/kernel/cgroup/delegate")
+            .unwrap_or_else(|_| "cgroup.procs\ncgroup.subtree_control\ncgroup.threads\n".to_owned());
+        let owner = Some(nix::unistd::Uid::from_raw(uid));
+        for path in std::iter::once(h.dir.clone()).chain(names.lines().map(|n| h.dir.join(n))) {
+            match nix::unistd::chown(&path, owner, None) {
+                Ok(()) | Err(Errno::ENOENT) => (),
+                Err(e) => return Err(e).with_context(|| format!("give {} to user {uid}", path.display())),
+            }
+        }
         Ok(())
     }
+
+    /// The hierarchies as mounts of type `cgroup` show them.
+    pub fn views(&self) -> Vec<View> {
+        let view = |h: &Hierarchy| View {
+            name: if h.v2 {
+                "unified".to_owned()
+            } else {
+                h.mountpoint.file_name().map_or_else(|| h.controllers.clone(), |n| n.to_string_lossy().into_owned())
+            },
+            links: if h.controllers.contains(',') { h.controllers.split(',').map(str::to_owned).collect() } else { Vec::new() },
+            host_dir: h.dir.clone(),
+            mountpoint: h.mountpoint.clone(),
+            options: h.controllers.clone(),
+            v2: h.v2,
+        };
+        self.record.hierarchies.iter().map(view).collect()
+    }
+
+    fn ours(&self) -> impl Iterator<Item = &Hierarchy> {
+        self.record.hierarchies.iter().filter(|h| h.ours)
+    }
+
+    fn unified(&self) -> Option<&Hierarchy> {
+        self.record.hierarchies.iter().find(|h| h.v2)
+    }
+
+    fn freezer(&self) -> Option<&Hierarchy> {
+        self.ours().find(|h| h.has("freezer")).or_else(|| self.ours().find(|h| h.v2))
+    }
+
+    /// The hierarchy whose list of processes counts.
+    fn primary(&self) -> Option<&Hierarchy> {
+        self.freezer().or_else(|| self.ours().next())
+    }
+
+    /// Refuses a configuration that asks for a controller which is not there.
+    fn check_available(&self, r: &LinuxResources) -> Result<()> {
+        let unified = self.unified().filter(|h| h.ours);
+        let there = |v1: &str, v2: &str| self.ours().any(|h| h.has(v1)) || (unified.is_some() && self.available.iter().any(|c| c == v2));
+        // What exists but is not for this user is said by `warn_of_the_missing`.
+        let forbidden = self.record.hierarchies.iter().any(|h| !h.ours) || self.record.hierarchies.is_empty();
+        for (v1, v2, field) in limits::asked(r) {
+            if !there(v1, v2) && !forbidden {
+                let name = if self.version() == Version::V2 && !v2.is_empty() { v2 } else { v1 };
+                bail!("linux.resources.{field}: this host has no cgroup controller {name:?}{}", self.where_looked());
+            }
+        }
+        for key in r.unified().iter().flatten().map(|(key, _)| key) {
+            let name = key.split('.').next().unwrap_or_default();
+            if !forbidden && name != "cgroup" && !there("", name) {
+                bail!("linux.resources.unified: {key:?} can't be set: controller {name:?} not available{}", self.where_looked());
+            }
+        }
+        if r.devices().as_ref().is_some_and(|d| !d.is_empty()) && !forbidden && !there("devices", "") && unified.is_none() {
+            bail!("linux.resources.devices: this host has no cgroup controller \"devices\"");
+        }
+        Ok(())
+    }
+
+    fn where_looked(&self) -> String {
+        match self.unified() {
+            Some(h) => format!(" (see {})", h.mountpoint.join("cgroup.controllers").display()),
+            None => " (see /proc/self/cgroup)".to_owned(),
+        }
+    }
+
+    /// One line about all that the container goes without.
+    fn warn_of_the_missing(&mut self, resources: Option<&LinuxResources>) {
+        if self.record.hierarchies.iter().all(|h| h.ours) && !self.record.hierarchies.is_empty() {
+            return;
+        }
+        let has =
+            |v1: &str, v2: &str| self.ours().any(|h| h.has(v1)) || (self.ours().any(|h| h.v2) && self.available.iter().any(|c| c == v2));
+        let asked = resources.map(limits::asked).unwrap_or_default();
+        let without: Vec<String> = asked.into_iter().filter(|(v1, v2, _)| !has(v1, v2)).map(|(_, _, field)| field).collect();
+        if without.is_empty() && (self.exists() || self.record.driver == Driver::Disabled) {
+            return;
+        }
+        let why = if self.record.driver == Driver::Disabled { "cgroups are disabled" } else { "this user has no cgroup to divide" };
+        let what = if without.is_empty() {
+            "limits, pause and update do not work".to_owned()
+        } else {
+            format!("not applied: {}", without.join(", "))
+        };
+        let cure = if self.record.driver == Driver::Disabled {
+            ""
+        } else {
+            " (have one delegated, for example by 'systemd-run --user --scope -p Delegate=yes')"
+        };
+        self.warnings.push(format!("cgroup: {why}, the container runs in its caller's; {what}{cure}"));
+    }
+
+    /// On v2, makes the controllers available in the container's cgroup: all of them, since clients
+    /// read figures of those that have no limit, too.
+    fn hand_down(&self, r: &LinuxResources) -> Result<()> {
+        let Some(h) = self.unified().filter(|h| h.ours) else { return Ok(()) };
+        let hybrid = self.version() == Version::Hybrid;
+        let writes = v2::writes(r, |_| None)?;
+        let asked = || writes.iter().filter(|w| !hybrid || !self.on_v1(&w.controller)).filter(|w| w.controller != "cgroup");
+        if hybrid && asked().next().is_none() {
+            return Ok(());
+        }
+        let here = || v2::controllers(&h.dir).with_context(|| h.dir.display().to_string());
+        let lacking = |here: &[String]| self.available.iter().any(|c| !here.contains(c));
+        let mut now = here()?;
+        if lacking(&now) {
+            v2::hand_down(&h.dir, &h.mountpoint, &self.available)?;
+            now = here()?;
+        }
+        if let Some(w) = asked().find(|w| !now.iter().any(|c| *c == w.controller)) {
+            bail!(
+                "linux.resources.{}: the controller {:?} does not reach the cgroup {}: a cgroup above it has processes of its own or \
+                 is not delegated with it (see cgroup.controllers and cgroup.subtree_control there)",
+                w.field,
+                w.controller,
+                h.dir.display()
+            );
+        }
+        Ok(())
+    }
+
+    /// Whether v1 has this controller, given by its name on v2.
+    fn on_v1(&self, controller: &str) -> bool {
+        let name = if controller == "io" { "blkio" } else { controller };
+        self.record.hierarchies.iter().any(|h| h.has(name))
+    }
+
+    /// Writes the limits into every hierarchy that has the controller.
+    fn limit(&self, r: &LinuxResources, changed: bool) -> Result<()> {
+        if self.ours().any(|h| !h.v2) {
+            let writes = v1::writes(r)?;
+            for h in self.ours().filter(|h| !h.v2) {
+                limits::apply_in(&h.dir, &writes, |c| h.has(c), changed)?;
+            }
+        }
+        if let Some(h) = self.unified().filter(|h| h.ours) {
+            v2::check_usage(&h.dir, r)?;
+            let writes = v2::writes(r, |file| folder::read_file(&h.dir, file).ok())?;
+            limits::apply_in(&h.dir, &writes, |c| !self.on_v1(c), changed)?;
+        }
+        Ok(())
+    }
+
+    /// Sets the device rules. Without privileges the kernel takes none, and mknod is denied anyway.
+    fn filter_devices(&self, r: &LinuxResources, replace: bool) -> Result<()> {
+        let rules = devices::Rules::new(r.devices().as_deref().unwrap_or_default())?;
+        let done = if let Some(h) = self.ours().find(|h| h.has("devices")) {
+            devices::set_v1(&h.dir, &rules)
+        } else if let Some(h) = self.ours().find(|h| h.v2) {
+            let context = || format!("linux.resources.devices: attach the device filter to {}", h.dir.display());
+            let folder = Folder::open(&h.dir).with_context(context)?;
+            devices::set_v2(folder.into_fd().as_fd(), &rules, replace).with_context(context)
+        } else {
+            Ok(())
+        };
+        match done {
+            Err(_) if self.record.rootless => Ok(()),
+            other => other,
+        }
+    }
+}
+
+/// Whether this user may make `dir`: the nearest folder above it that exists can be written.
+fn writable(dir: &Path) -> bool {
+    let Some(there) = dir.ancestors().skip(1).find(|a| a.exists()) else { return false };
+    nix::unistd::eaccess(there, nix::unistd::AccessFlags::W_OK).is_ok()
+}
+
+fn is_called(h: &Hierarchy, name: &str) -> bool {
+    h.has(name) || (h.controllers.strip_prefix("name=") == Some(name)) || (h.v2 && name.is_empty())
+}
+
+/// The folder that the values of `--cgroup` name in hierarchy `h`; never one outside the container's.
+fn below(h: &Hierarchy, sub: &[String]) -> Result<Option<PathBuf>> {
+    for value in sub {
+        let (names, path) = match value.split_once(':') {
+            Some((names, path)) => (Some(names), path),
+            None => (None, value.as_str()),
+        };
+        if names.is_none_or(|names| names.split(',').any(|n| is_called(h, n))) {
+            let path = Path::new(path);
+            if path.components().any(|c| c == std::path::Component::ParentDir) {
+                bail!("--cgroup {value}: bad sub cgroup path (it must stay below the container's cgroup)");
+            }
+            return Ok(Some(h.dir.join(hierarchies::clean(path))));
+        }
+    }
+    Ok(None)
 }

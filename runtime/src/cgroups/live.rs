@@ -1,0 +1,151 @@
+//! Tests against the cgroups of this machine: natively (v1 or hybrid), in a guest (v2, systemd).
+//! They say so and pass where this user may make none.
+
+use super::*;
+use oci_spec::runtime::LinuxBuilder;
+use std::process::{Child, Command};
+
+/// A plan for a path of its own, or `None` with the reason said.
+fn plan(name: &str, resources: &str) -> Option<Cgroup> {
+    let rootless = !nix::unistd::geteuid().is_root();
+    let mut linux = LinuxBuilder::default().resources(serde_json::from_str::<LinuxResources>(resources).unwrap());
+    if !rootless {
+        linux = linux.cgroups_path(format!("/rrun-test-{}-{name}/inner", std::process::id()));
+    }
+    let linux = linux.namespaces(vec![]).build().unwrap();
+    let cgroup = Cgroup::plan(Some(&linux), &format!("rrun-test-{}-{name}", std::process::id()), Driver::Cgroupfs, rootless);
+    match cgroup {
+        Ok(cgroup) if cgroup.exists() => Some(cgroup),
+        Ok(cgroup) => {
+            println!("SKIP: no cgroup that this user may make: {:?}", cgroup.warnings());
+            None
+        }
+        Err(e) => {
+            println!("SKIP: {e:#}");
+            None
+        }
+    }
+}
+
+/// Removes the cgroup, and the folder above it that the test's path has.
+fn finish(cgroup: &Cgroup) {
+    cgroup.remove().unwrap();
+    cgroup.remove().unwrap();
+    for h in cgroup.ours() {
+        assert!(!h.dir.exists(), "{}", h.dir.display());
+        if let Some(parent) = h.dir.parent().filter(|p| p.to_string_lossy().contains("rrun-test")) {
+            let _ = folder::remove_empty(parent);
+        }
+    }
+}
+
+fn resources(json: &str) -> LinuxResources {
+    serde_json::from_str(json).unwrap()
+}
+
+fn sleeper(cgroup: &Cgroup) -> Child {
+    let child = Command::new("sleep").arg("60").spawn().unwrap();
+    let Entry::Write(files) = cgroup.entry_by_write().unwrap() else { panic!("no files") };
+    for file in &files {
+        folder::write_once(file, &child.id().to_string()).unwrap();
+    }
+    child
+}
+
+fn read(cgroup: &Cgroup, v1: &str, v2: &str) -> String {
+    let found = cgroup.ours().find_map(|h| folder::read_file(&h.dir, if h.v2 { v2 } else { v1 }).ok());
+    found.unwrap_or_else(|| panic!("neither {v1} nor {v2}")).trim_end().to_owned()
+}
+
+#[test]
+fn a_cgroup_lives_and_dies() {
+    let json = r#"{"memory":{"limit":33554432},"pids":{"limit":20},"cpu":{"shares":512,"quota":20000,"period":50000}}"#;
+    let Some(cgroup) = plan("life", json) else { return };
+    let none = HashMap::new();
+    let entry = cgroup.create(Some(&resources(json)), &none).unwrap();
+    assert_eq!(matches!(entry, Entry::Into(_)), cgroup.version() == Version::V2);
+    assert_eq!(read(&cgroup, "memory.limit_in_bytes", "memory.max"), "33554432");
+    assert_eq!(read(&cgroup, "pids.max", "pids.max"), "20");
+    if cgroup.version() == Version::V2 {
+        assert_eq!(read(&cgroup, "", "cpu.max"), "20000 50000");
+        assert_eq!(read(&cgroup, "", "cpu.weight"), "59");
+    } else {
+        assert_eq!(read(&cgroup, "cpu.cfs_quota_us", ""), "20000");
+    }
+    let mut child = sleeper(&cgroup);
+    assert_eq!(cgroup.pids().unwrap(), [child.id() as i32]);
+
+    let cgroup = Cgroup::open(&serde_json::from_str(&serde_json::to_string(&cgroup.record()).unwrap()).unwrap()).unwrap();
+    assert!(!cgroup.frozen().unwrap());
+    cgroup.freeze(true).unwrap();
+    assert!(cgroup.frozen().unwrap());
+    cgroup.update(&resources(r#"{"memory":{"limit":67108864},"cpu":{"quota":-1,"period":100000}}"#)).unwrap();
+    assert_eq!(read(&cgroup, "memory.limit_in_bytes", "memory.max"), "67108864");
+    // A frozen process dies, too, and the cgroup is gone when remove returns.
+    std::thread::scope(|s| {
+        s.spawn(|| finish(&cgroup));
+        s.spawn(|| child.wait().unwrap());
+    });
+    assert!(cgroup.pids().unwrap().is_empty());
+    assert!(!cgroup.frozen().unwrap());
+}
+
+#[test]
+fn a_wrong_limit_leaves_nothing() {
+    let json = r#"{"cpu":{"cpus":"4000"}}"#;
+    let Some(cgroup) = plan("wrong", json) else { return };
+    let error = format!("{:#}", cgroup.create(Some(&resources(json)), &HashMap::new()).unwrap_err());
+    assert!(error.contains("linux.resources.cpu.cpus"), "{error}");
+    for h in cgroup.ours() {
+        let parent = h.dir.parent().unwrap();
+        assert!(!h.dir.exists() && !(parent.ends_with(format!("rrun-test-{}-wrong", std::process::id())) && parent.exists()), "{h:?}");
+    }
+}
+
+#[test]
+fn a_taken_cgroup_is_refused() {
+    let Some(cgroup) = plan("taken", "{}") else { return };
+    cgroup.create(None, &HashMap::new()).unwrap();
+    let mut child = sleeper(&cgroup);
+    let linux = LinuxBuilder::default().cgroups_path(format!("/rrun-test-{}-taken/inner", std::process::id())).build().unwrap();
+    if nix::unistd::geteuid().is_root() {
+        let error = Cgroup::plan(Some(&linux), "id", Driver::Cgroupfs, false).unwrap_err().to_string();
+        assert_eq!(error, "container's cgroup is not empty: 1 process(es) found");
+    }
+    cgroup.kill(nix::libc::SIGKILL).unwrap();
+    child.wait().unwrap();
+    finish(&cgroup);
+}
+
+#[test]
+fn an_absent_controller_is_named_and_silence_asks_for_none() {
+    let refused = |json: &str| {
+        let linux = LinuxBuilder::default().cgroups_path("/rrun-test").resources(resources(json)).build().unwrap();
+        Cgroup::plan(Some(&linux), "id", Driver::Cgroupfs, false).map(drop)
+    };
+    if refused("{}").is_err() {
+        println!("SKIP: no cgroups here");
+        return;
+    }
+    let error = refused(r#"{"unified":{"nosuch.max":"1"}}"#).unwrap_err().to_string();
+    assert!(error.contains("nosuch"), "{error}");
+    let error = refused(r#"{"unified":{"../x.y":"1"}}"#).unwrap_err().to_string();
+    assert!(error.contains("no slashes"), "{error}");
+    let error = refused(r#"{"rdma":{"mlx5":{"hcaHandles":1}}}"#);
+    println!("rdma: {error:?}");
+}
+
+#[test]
+fn a_sub_cgroup_never_leads_outside() {
+    let Some(cgroup) = plan("sub", "{}") else { return };
+    cgroup.create(None, &HashMap::new()).unwrap();
+    for bad in ["../x", "a/../../b", "/.."] {
+        assert!(cgroup.entry(&[bad.to_owned()], 0).is_err(), "{bad}");
+    }
+    assert!(cgroup.entry(&["not-there".to_owned()], 0).is_err());
+    for h in cgroup.ours() {
+        std::fs::create_dir(h.dir.join("inner")).unwrap();
+    }
+    assert!(cgroup.entry(&["inner".to_owned()], 0).is_ok() && cgroup.entry(&["/inner".to_owned()], 0).is_ok());
+    finish(&cgroup);
+}
