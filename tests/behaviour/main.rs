@@ -2,5 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics fails, and says where")]
 
 mod cli;
+mod devices;
 mod lifecycle;
+mod masks;
+mod mounts;
+mod namespaces;
 mod process;

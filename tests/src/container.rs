@@ -52,6 +52,12 @@ impl<'a> Container<'a> {
         self.run_with(&[]).run()
     }
 
+    /// `run` in the foreground, in a mount namespace that `setup` has prepared (see
+    /// [`Runtime::call_after`]).
+    pub fn run_after(&self, setup: &str) -> Done {
+        self.rt.call_after(setup, ["run", "--bundle", self.bundle.dir.to_str().unwrap(), &self.id]).run()
+    }
+
     /// `exec [FLAGS] ID ARGS`.
     pub fn exec(&self, flags: &[&str], args: &[&str]) -> Call {
         self.call(["exec"].iter().chain(flags)).args(args)

@@ -7,6 +7,8 @@ use std::io::Write;
 pub const DIFFERENCES: &[(Kind, &str, &str)] = &[
     (Runc, "kill RTMIN+1", "knows no real-time signals by name"),
     (Runc, "execve failure", "start succeeds, init ends with 255"),
+    (Runc, "defaults", "hands the option `defaults` to the file system"),
+    (Runc, "no mount namespace", "init reads /proc after the chroot"),
     (Runc, "exec without the bundle", "exec reads the bundle's config.json again"),
     (Runc, "capability the caller lacks", "capset's EPERM fails the create"),
     (Crun, "kill stopped text", "its own words"),

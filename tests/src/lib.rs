@@ -25,6 +25,19 @@ pub use runtime::Runtime;
 /// The static probe (see `probe/`), placed at `/probe` of every root file system.
 pub static PROBE: &[u8] = include_bytes!(env!("PROBE"));
 
+/// The mount that a report shows at `target`: the topmost one.
+#[track_caller]
+pub fn mount_at<'a>(report: &'a serde_json::Value, target: &str) -> &'a serde_json::Value {
+    let mounts = report["mounts"].as_array().unwrap();
+    let found = mounts.iter().rev().find(|m| m["target"] == target);
+    found.unwrap_or_else(|| panic!("nothing is mounted at {target}: {:#?}", report["mounts"]))
+}
+
+/// Whether a comma-separated list holds `option`.
+pub fn has_option(list: &serde_json::Value, option: &str) -> bool {
+    list.as_str().unwrap_or_default().split(',').any(|o| o == option)
+}
+
 /// Ends the test as skipped unless the condition holds; the reason names what is missing.
 #[macro_export]
 macro_rules! require {

@@ -140,6 +140,18 @@ impl Runtime {
         Call::new(command, self.dir().join(format!("call{number}")), self.log.clone())
     }
 
+    /// A call in a mount namespace of its own, after a shell has run `setup` there. What the shell
+    /// mounts goes with the runtime (and the container that keeps the namespace's copy).
+    pub fn call_after<S: AsRef<str>>(&self, setup: &str, args: impl IntoIterator<Item = S>) -> Call {
+        let program = program().0.display().to_string();
+        let root = self.root().display().to_string();
+        let script = format!("exec unshare --mount --propagation private sh -ec '{setup}\nexec \"$@\"' sh \"$@\"");
+        let mut all = vec![program, "--root".into(), root];
+        all.extend(self.globals.iter().cloned());
+        all.extend(args.into_iter().map(|a| a.as_ref().to_string()));
+        self.shell(&script, &all.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
     /// `sh -c SCRIPT sh ARGS`: for calls whose descriptors or limits a shell has to set.
     pub fn shell(&self, script: &str, args: &[&str]) -> Call {
         let mut command = Command::new("sh");
