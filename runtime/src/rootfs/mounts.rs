@@ -1,0 +1,431 @@
+//! `mounts`: read and checked in the parent ([`plan`]), made in the container's init ([`Mounter`]),
+//! in the order of the list, each on a target that was resolved below the container's root.
+
+use super::attach::{Copy, Filesystem, Target, apply_options, make_readonly};
+use super::idmap;
+use super::options::{Options, attr};
+use super::{Context, cgroup, copy_up, devices, failed, paths};
+use crate::sys::{self, MountAttr};
+use anyhow::{Context as _, Result, anyhow, bail};
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag};
+use nix::sys::stat::{Mode, SFlag, fstat, mkdirat};
+use nix::unistd::{Gid, Uid, fchownat};
+use oci_spec::runtime::{LinuxIdMapping, Mount};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// Files of /proc that tools such as lxcfs may cover; everything else below /proc must be the
+/// kernel's, because the runtime itself writes there (runc has the same list).
+const PROC_FILES: [&str; 11] = [
+    "cpuinfo",
+    "diskstats",
+    "loadavg",
+    "meminfo",
+    "net/dev",
+    "slabinfo",
+    "stat",
+    "swaps",
+    "sys/crypto/fips_enabled",
+    "sys/kernel/ns_last_pid",
+    "uptime",
+];
+
+/// One entry of `mounts`, ready to be made.
+#[derive(Debug)]
+pub(super) struct MountOp {
+    /// `mounts[3] (/data, bind from /srv/x)`.
+    pub label: String,
+    /// Absolute and clean.
+    pub destination: PathBuf,
+    /// What is mounted there.
+    pub kind: Kind,
+    /// How.
+    pub options: Options,
+    /// The mappings of an id-mapped mount: user ids, group ids.
+    pub id_maps: Option<(Vec<LinuxIdMapping>, Vec<LinuxIdMapping>)>,
+}
+
+/// What is mounted.
+#[derive(Debug)]
+pub(super) enum Kind {
+    /// A copy of what is at a path of the host.
+    Bind(PathBuf),
+    /// A file system.
+    Filesystem(Filesystem),
+    /// The container's view of the cgroups, whatever the host's version.
+    Cgroup,
+}
+
+/// What the parent opened for an entry, because the container's init may not be able to.
+#[derive(Debug, Default)]
+pub(super) struct Source {
+    /// A detached copy of the source.
+    pub copy: Option<OwnedFd>,
+    /// `copy` is mapped already.
+    pub mapped: bool,
+    /// The user namespace that carries the mapping.
+    pub id_map: Option<OwnedFd>,
+}
+
+/// Reads the list.
+pub(super) fn plan(list: &[Mount], bundle: &Path, context: &Context<'_>) -> Result<Vec<MountOp>> {
+    list.iter().enumerate().map(|(i, mount)| plan_one(i, mount, bundle, context)).collect()
+}
+
+fn plan_one(i: usize, mount: &Mount, bundle: &Path, context: &Context<'_>) -> Result<MountOp> {
+    let options = Options::parse(mount.options().as_deref().unwrap_or_default());
+    let typ = mount.typ().as_deref().unwrap_or_default();
+    let bind = options.bind.is_some() || typ == "bind" || typ == "rbind";
+    let source = mount.source().clone().unwrap_or_default();
+    let label = if bind {
+        format!("mounts[{i}] ({}, bind from {})", mount.destination().display(), source.display())
+    } else {
+        format!("mounts[{i}] ({}, {typ})", mount.destination().display())
+    };
+    let mut op = MountOp { destination: paths::clean(mount.destination()), kind: Kind::Cgroup, options, id_maps: None, label };
+    op.fill(mount, typ, bind.then(|| bundle.join(source)), context).with_context(|| op.label.clone())?;
+    Ok(op)
+}
+
+impl MountOp {
+    fn fill(&mut self, mount: &Mount, typ: &str, bind: Option<PathBuf>, context: &Context<'_>) -> Result<()> {
+        if mount.destination().as_os_str().is_empty() {
+            bail!("destination: missing");
+        }
+        if self.destination == Path::new("/") {
+            bail!("destination: the root itself cannot be mounted over (see root.path)");
+        }
+        if bind.is_some() && self.options.bind.is_none() {
+            self.options.bind = Some(typ == "rbind");
+        }
+        self.options.check(typ)?;
+        self.id_maps = id_maps(mount, &self.options, context)?;
+        if self.id_maps.is_some() && self.options.idmap.is_none() {
+            self.options.idmap = Some(false);
+        }
+        self.kind = match (bind, typ) {
+            (Some(path), _) if path.as_os_str().is_empty() => bail!("source: missing"),
+            (Some(path), _) => Kind::Bind(path),
+            (None, "") => bail!("type: missing (a bind mount needs the option bind or rbind)"),
+            (None, "cgroup" | "cgroup2") => Kind::Cgroup,
+            (None, _) => Kind::Filesystem(self.filesystem(mount, typ, context)?),
+        };
+        // Through links in the image this is checked again when the target is known.
+        check_proc(&self.destination, &self.kind)
+    }
+
+    fn filesystem(&self, mount: &Mount, typ: &str, context: &Context<'_>) -> Result<Filesystem> {
+        let source = mount.source().as_ref().map_or(typ.into(), |s| s.to_string_lossy());
+        let mut filesystem = Filesystem::new(typ, &source)?;
+        let pseudo = matches!(typ, "proc" | "sysfs" | "tmpfs" | "devpts" | "mqueue");
+        for (key, value) in &self.options.data {
+            let unmapped = |id: &Option<String>| {
+                let id = id.as_deref().and_then(|v| v.parse().ok());
+                context.user_namespace && id.is_some_and(|gid| !context.maps_gid(gid))
+            };
+            // The usual gid=5 (tty) exists in no map of an ordinary user; without it devpts gives
+            // the terminal to the group of its opener.
+            if !(typ == "devpts" && key == "gid" && unmapped(value)) {
+                filesystem.option(key, value.as_deref())?;
+            }
+        }
+        if let (Some(label), false) = (context.mount_label, matches!(typ, "proc" | "sysfs")) {
+            filesystem.option("context", Some(label))?;
+        }
+        filesystem.attributes = self.options.attributes();
+        filesystem.flags = self.options.set;
+        // Of these the mount is read-only, not the file system, which may have other mounts.
+        let superblock = self.options.superblock();
+        filesystem.superblock = superblock.filter(|name| !(pseudo && *name == c"ro")).collect();
+        if typ == "tmpfs" || self.destination == Path::new("/dev") {
+            // Something has yet to be made in it: read-only at the very end.
+            filesystem.attributes &= !attr::RDONLY;
+            filesystem.flags &= !libc::MS_RDONLY;
+        }
+        Ok(filesystem)
+    }
+
+    fn is_readonly(&self) -> bool {
+        self.options.set & libc::MS_RDONLY != 0
+    }
+
+    fn fstype(&self) -> &[u8] {
+        match &self.kind {
+            Kind::Filesystem(f) => f.fstype.as_bytes(),
+            _ => b"",
+        }
+    }
+
+    /// A tmpfs of ours at /dev, in which nodes can be made without looking anything up.
+    fn is_dev_tmpfs(&self) -> bool {
+        self.destination == Path::new("/dev") && self.fstype() == b"tmpfs"
+    }
+}
+
+/// The mappings of an id-mapped mount: its own, or with only the option the container's.
+fn id_maps(mount: &Mount, options: &Options, context: &Context<'_>) -> Result<Option<(Vec<LinuxIdMapping>, Vec<LinuxIdMapping>)>> {
+    let (uids, gids) = (mount.uid_mappings().as_deref().unwrap_or_default(), mount.gid_mappings().as_deref().unwrap_or_default());
+    if uids.is_empty() != gids.is_empty() {
+        bail!("uidMappings, gidMappings: one is there without the other");
+    }
+    if !uids.is_empty() {
+        if options.bind.is_none() {
+            bail!("uidMappings: an id-mapped mount must be a bind mount");
+        }
+        return Ok(Some((uids.to_vec(), gids.to_vec())));
+    }
+    if options.idmap.is_none() {
+        return Ok(None);
+    }
+    let (uids, gids) = context.id_maps;
+    if uids.is_empty() || gids.is_empty() {
+        bail!("idmap: needs uidMappings and gidMappings here, or those of a user namespace in linux");
+    }
+    Ok(Some((uids.to_vec(), gids.to_vec())))
+}
+
+/// Refuses to cover /proc with anything but a procfs, and anything in it but a few files.
+fn check_proc(destination: &Path, kind: &Kind) -> Result<()> {
+    let Ok(rest) = destination.strip_prefix("/proc") else { return Ok(()) };
+    if rest.as_os_str().is_empty() {
+        return match kind {
+            Kind::Filesystem(f) if f.fstype.as_bytes() == b"proc" => Ok(()),
+            // Its source is looked at when it is open.
+            Kind::Bind(_) => Ok(()),
+            _ => bail!("{:?} cannot be mounted because it is not of type proc", destination),
+        };
+    }
+    if PROC_FILES.iter().any(|name| rest == Path::new(name)) {
+        return Ok(());
+    }
+    bail!("{:?} cannot be mounted because it is inside /proc", destination)
+}
+
+/// Makes the mounts of a plan, inside the container's mount namespace.
+#[derive(Debug)]
+pub(super) struct Mounter<'a> {
+    pub plan: &'a super::Plan,
+    pub root: BorrowedFd<'a>,
+    /// The last tmpfs of ours that later targets may be straight below.
+    fresh: Option<(&'a Path, OwnedFd)>,
+    /// The tmpfs at /dev.
+    pub dev: Option<OwnedFd>,
+    /// The procfs at /proc.
+    pub proc: Option<OwnedFd>,
+    /// To be made read-only at the end.
+    pub readonly: Vec<OwnedFd>,
+}
+
+impl<'a> Mounter<'a> {
+    pub(super) fn new(plan: &'a super::Plan, root: BorrowedFd<'a>) -> Mounter<'a> {
+        Mounter { plan, root, fresh: None, dev: None, proc: None, readonly: Vec::new() }
+    }
+
+    /// Makes all mounts.
+    pub(super) fn run(&mut self) -> Result<()> {
+        for (i, op) in self.plan.mounts.iter().enumerate() {
+            self.make(op, self.plan.sources.get(i)).with_context(|| op.label.clone())?;
+        }
+        Ok(())
+    }
+
+    fn make(&mut self, op: &'a MountOp, source: Option<&Source>) -> Result<()> {
+        match &op.kind {
+            Kind::Bind(path) => self.bind(op, path, source),
+            Kind::Filesystem(filesystem) => self.filesystem(op, filesystem),
+            Kind::Cgroup => {
+                let target = self.folder(op)?;
+                let mounts = cgroup::mount(&target, op, &self.plan.cgroups)?;
+                self.readonly.extend(mounts);
+                Ok(())
+            }
+        }
+    }
+
+    fn bind(&mut self, op: &'a MountOp, path: &Path, source: Option<&Source>) -> Result<()> {
+        let copy = open_source(op, path, source)?;
+        if op.destination == Path::new("/proc") && sys::fstype(copy.as_fd())? != super::PROC_MAGIC {
+            bail!("\"/proc\" cannot be mounted because it is not of type proc");
+        }
+        let target = self.target(op, || match paths::kind(&copy) {
+            Ok(SFlag::S_IFDIR) => paths::Missing::Folder,
+            _ => paths::Missing::File,
+        })?;
+        let mount = copy.mount(&target)?;
+        apply_options(mount.as_fd(), &op.options, true, op.options.bind != Some(true))
+    }
+
+    fn filesystem(&mut self, op: &'a MountOp, filesystem: &Filesystem) -> Result<()> {
+        let target = self.folder(op)?;
+        let mut own;
+        let mut filesystem = filesystem;
+        if op.fstype() == b"tmpfs" && !op.options.has_data("mode") && !target.made {
+            // The mode of the image's folder shows through.
+            own = filesystem.clone();
+            own.option("mode", Some(&format!("{:o}", fstat(&target.fd)?.st_mode & 0o7777)))?;
+            filesystem = &own;
+        }
+        let mount = match filesystem.mount(&target) {
+            Err(error) if self.plan.user_namespace && is_refused(&error) => self.host_copy(op, &target, error)?,
+            other => other?,
+        };
+        if op.options.copy_up {
+            copy_up(&target, mount.as_fd())?;
+        }
+        apply_options(mount.as_fd(), &op.options, false, true)?;
+        self.keep(op, mount)
+    }
+
+    /// Remembers the mounts that later steps need.
+    fn keep(&mut self, op: &'a MountOp, mount: OwnedFd) -> Result<()> {
+        if self.fresh.as_ref().is_some_and(|(path, _)| path.starts_with(&op.destination)) {
+            self.fresh = None;
+        }
+        if op.is_dev_tmpfs() {
+            devices::make(self.root, Some(mount.as_fd()), &self.plan.devices, self.plan.bind_devices)?;
+            self.dev = Some(mount.try_clone()?);
+        }
+        if op.destination == Path::new("/proc") {
+            self.proc = Some(mount);
+        } else if op.fstype() == b"tmpfs" {
+            if op.is_readonly() {
+                self.readonly.push(mount.try_clone()?);
+            }
+            self.fresh = Some((&op.destination, mount));
+        } else if op.is_readonly() && op.destination == Path::new("/dev") {
+            self.readonly.push(mount);
+        }
+        Ok(())
+    }
+
+    /// The target of a file system: a folder.
+    fn folder(&self, op: &'a MountOp) -> Result<Target<'a>> {
+        if let (Some((path, mount)), Some(parent), Some(name)) = (&self.fresh, op.destination.parent(), op.destination.file_name())
+            && parent == *path
+        {
+            // Straight below a mount that nobody else can reach: no link can be in the way.
+            let made = match mkdirat(mount, name, Mode::from_bits_truncate(0o755)) {
+                Ok(()) => true,
+                Err(Errno::EEXIST) => false,
+                Err(errno) => return Err(failed("mkdir")(errno)),
+            };
+            let flags = libc::O_PATH | libc::O_NOFOLLOW | libc::O_DIRECTORY;
+            let fd = sys::openat(mount.as_fd(), &paths::c(name)?, flags, 0).map_err(failed("open"))?;
+            return Ok(Target { root: self.root, path: &op.destination, fd, made });
+        }
+        self.target(op, || paths::Missing::Folder)
+    }
+
+    /// The target of a mount, made where it is missing.
+    fn target(&self, op: &'a MountOp, missing: impl Fn() -> paths::Missing) -> Result<Target<'a>> {
+        let path = op.destination.as_path();
+        let mut made = false;
+        let fd = match paths::open_plain(self.root, path, OFlag::O_PATH) {
+            Ok(fd) => fd,
+            Err(Errno::ELOOP) if matches!(op.fstype(), b"proc" | b"sysfs") => {
+                bail!("the destination is a symbolic link in the root file system; {} needs a real folder", op.label)
+            }
+            Err(Errno::ENOENT | Errno::ELOOP) => {
+                let found = paths::walk(self.root, path, missing()).map_err(|errno| match errno {
+                    Errno::EROFS => anyhow!("the destination does not exist and cannot be made: the file system there is read-only"),
+                    errno => failed("make the destination")(errno),
+                })?;
+                if found.path != path {
+                    check_proc(&found.path, &op.kind)?;
+                    if sys::fstype(found.fd.as_fd())? == super::PROC_MAGIC && !found.path.starts_with("/proc") {
+                        bail!("the destination is a link to a procfs");
+                    }
+                }
+                made = found.made;
+                found.fd
+            }
+            Err(errno) => return Err(failed("open the destination")(errno)),
+        };
+        Ok(Target { root: self.root, path, fd, made })
+    }
+
+    /// In a user namespace that does not own the network, IPC or PID namespace the kernel refuses a
+    /// new sysfs, mqueue or procfs. The container then gets the host's, which shows the same.
+    fn host_copy(&self, op: &MountOp, target: &Target<'_>, error: anyhow::Error) -> Result<OwnedFd> {
+        let path = match op.fstype() {
+            b"sysfs" => "/sys",
+            b"mqueue" => "/dev/mqueue",
+            b"proc" if !self.plan.new_pid_namespace => "/proc",
+            b"proc" => {
+                return Err(error.context(
+                    "a user namespace may mount procfs only where a whole one is visible; here parts of /proc are covered (a container?)",
+                ));
+            }
+            _ => return Err(error),
+        };
+        let Ok(copy) = Copy::of_path(Path::new(path), true) else { return Err(error) };
+        let mount = copy.mount(target).with_context(|| format!("the host's {path} in its place"))?;
+        let attributes = op.options.attributes() & (attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC);
+        let wanted = MountAttr { set: attributes, ..MountAttr::default() };
+        super::attach::set_attributes(mount.as_fd(), true, &wanted)
+            .or_else(|errno| if errno == Errno::ENOSYS { super::attach::set_attributes(mount.as_fd(), false, &wanted) } else { Err(errno) })
+            .map_err(failed("mount_setattr"))?;
+        Ok(mount)
+    }
+}
+
+/// The source of a bind mount as a detached copy, id-mapped where that was asked for.
+fn open_source(op: &MountOp, path: &Path, source: Option<&Source>) -> Result<Copy> {
+    let recursive = op.options.bind == Some(true);
+    let prepared = source.and_then(|s| s.copy.as_ref());
+    if let (Some(copy), true) = (prepared, source.is_some_and(|s| s.mapped)) {
+        return Ok(Copy::Detached(slave(copy)?));
+    }
+    let copy = match (Copy::of_path(path, recursive), prepared) {
+        // Only the host's root may go there: then the parent's copy serves.
+        (Err(Errno::EACCES), Some(copy)) => Copy::Detached(slave(copy)?),
+        (Err(errno), _) => return Err(missing_source(path, errno)),
+        (Ok(copy), _) => copy,
+    };
+    if let Some(namespace) = source.and_then(|s| s.id_map.as_ref()) {
+        idmap::apply(copy.as_fd(), namespace.as_fd(), op.options.idmap == Some(true))?;
+    }
+    Ok(copy)
+}
+
+/// A copy made in the host's mount namespace, as one made in the container's would be: it hears of
+/// the host's mounts and unmounts, and tells nobody of its own.
+fn slave(copy: &OwnedFd) -> Result<OwnedFd> {
+    let wanted = MountAttr { propagation: libc::MS_SLAVE, ..MountAttr::default() };
+    super::attach::set_attributes(copy.as_fd(), true, &wanted).map_err(failed("mount_setattr(MS_SLAVE)"))?;
+    Ok(copy.try_clone()?)
+}
+
+/// Why the source of a bind mount cannot be had.
+pub(super) fn missing_source(path: &Path, errno: Errno) -> anyhow::Error {
+    match errno {
+        Errno::ENOENT => anyhow!("{}: no such file or directory; the source does not exist on the host", path.display()),
+        Errno::EINVAL => anyhow::Error::new(errno)
+            .context("open_tree: in a user namespace a folder with mounts below it can only be bound with them (option rbind)"),
+        errno => anyhow::Error::new(errno).context(format!("open_tree {}", path.display())),
+    }
+}
+
+/// Whether a file system may not be mounted by us.
+fn is_refused(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref::<Errno>(), Some(Errno::EPERM))
+}
+
+/// Fills a fresh tmpfs with what it covers, which its target's descriptor still shows.
+fn copy_up(target: &Target<'_>, mount: BorrowedFd<'_>) -> Result<()> {
+    copy_up::copy(target.fd.as_fd(), mount)?;
+    let stat = fstat(&target.fd)?;
+    match fchownat(mount, "", Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)), AtFlags::AT_EMPTY_PATH) {
+        Err(Errno::EINVAL | Errno::EPERM) => Ok(()),
+        other => other.map_err(failed("tmpcopyup: chown")),
+    }
+}
+
+/// Makes what was kept writable read-only.
+pub(super) fn finish(mounts: &[OwnedFd]) -> Result<()> {
+    for mount in mounts {
+        make_readonly(mount.as_fd()).map_err(failed("mount_setattr(read-only)"))?;
+    }
+    Ok(())
+}

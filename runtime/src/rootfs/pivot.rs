@@ -1,0 +1,197 @@
+//! The root's own mount, and the way into it: pivot_root, or a move and chroot with `--no-pivot`, or
+//! chroot alone where the container has no mount namespace of its own.
+
+use super::attach::{Copy, set_attributes};
+use super::{Plan, failed, fallback, paths};
+use crate::sys::{self, MountAttr};
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::unistd::{chdir, chroot, fchdir};
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// How the root is entered.
+#[derive(Debug, Default)]
+pub(super) struct Entry {
+    /// `--no-pivot`: where the root is mounted in the host's tree.
+    moved_from: Option<PathBuf>,
+    /// No mount namespace of the container's own.
+    chroot_only: bool,
+    /// The host's tree does not hear of unmounts in ours.
+    isolated: bool,
+}
+
+impl Entry {
+    pub(super) fn new(plan: &Plan) -> Entry {
+        let isolated = matches!(initial_propagation(plan), Some(bits) if bits & libc::MS_REC != 0);
+        Entry { moved_from: plan.no_pivot.then(|| plan.rootfs.clone()), chroot_only: !plan.mount_namespace, isolated }
+    }
+}
+
+/// What happens to the propagation of the copied host tree before anything is mounted: it must not
+/// hear of the container's mounts, unless the root is to be shared. As in runc the default is that
+/// the host's mounts and unmounts go on to reach the container.
+fn initial_propagation(plan: &Plan) -> Option<u64> {
+    match plan.propagation {
+        _ if !plan.mount_namespace => None,
+        Some(bits) if bits & libc::MS_SHARED != 0 => None,
+        Some(bits) if bits == libc::MS_PRIVATE | libc::MS_REC => Some(bits),
+        _ => Some(libc::MS_SLAVE | libc::MS_REC),
+    }
+}
+
+/// Mounts the root file system on itself; a descriptor of that mount.
+pub(super) fn attach_root(plan: &Plan) -> Result<OwnedFd> {
+    let initial = initial_propagation(plan);
+    match initial {
+        Some(bits) => sys::mount(None, c"/", None, bits, None).map_err(failed("mount(/, propagation)"))?,
+        None if plan.mount_namespace => make_parent_private(&plan.rootfs)?,
+        None => (),
+    }
+    let copy = match (Copy::of_path(&plan.rootfs, true), &plan.rootfs_copy) {
+        (Err(Errno::EACCES), Some(copy)) => Copy::Detached(copy.try_clone()?),
+        (copy, _) => copy.map_err(failed("open_tree"))?,
+    };
+    let path = paths::c(plan.rootfs.as_os_str())?;
+    let open = || sys::openat(sys::CWD, &path, libc::O_PATH, 0).map_err(failed("open"));
+    let root = match copy {
+        Copy::Detached(copy) => {
+            attach_over(copy.as_fd(), plan, open)?;
+            copy
+        }
+        Copy::Place(place, _) => {
+            let place = fallback::fd_path(place.as_fd());
+            sys::mount(Some(&place), &place, None, libc::MS_BIND | libc::MS_REC, None).map_err(failed("mount(MS_BIND)"))?;
+            open()?
+        }
+    };
+    if initial.is_none() {
+        // pivot_root wants the new root unshared, and on the host's own tree our mounts must stay ours.
+        let wanted = MountAttr { propagation: libc::MS_PRIVATE, ..MountAttr::default() };
+        set_attributes(root.as_fd(), !plan.mount_namespace, &wanted).map_err(failed("mount_setattr(MS_PRIVATE)"))?;
+    }
+    Ok(root)
+}
+
+/// On the folder itself; on a copy of the root where the folder is out of our reach.
+fn attach_over(copy: BorrowedFd<'_>, plan: &Plan, open: impl Fn() -> Result<OwnedFd>) -> Result<()> {
+    let target = match open() {
+        // Any folder does: what it covers is left behind.
+        Err(_) if plan.rootfs_copy.is_some() => sys::openat(sys::CWD, c"/proc", libc::O_PATH, 0).map_err(failed("open /proc"))?,
+        other => other?,
+    };
+    sys::move_mount(copy, target.as_fd()).map_err(failed("move_mount"))
+}
+
+/// pivot_root refuses a shared parent, and a mount on one would reach the host.
+fn make_parent_private(rootfs: &Path) -> Result<()> {
+    let rootfs = std::fs::canonicalize(rootfs)?;
+    let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").context("/proc/self/mountinfo")?;
+    let points = mountinfo.lines().filter_map(Mounted::parse).map(|m| m.point);
+    // The last of the longest: mounts on one point are stacked in this order.
+    let parent = points.filter(|p| rootfs.starts_with(p)).max_by_key(|p| p.as_os_str().len()).context("no mount holds it")?;
+    sys::mount(None, &paths::c(parent.as_os_str())?, None, libc::MS_PRIVATE, None).map_err(failed("mount(MS_PRIVATE)"))
+}
+
+/// Enters `root`.
+pub(super) fn enter(root: BorrowedFd<'_>, entry: &Entry) -> Result<()> {
+    fchdir(root).map_err(failed("fchdir to the root file system"))?;
+    if entry.chroot_only {
+        chroot(".").map_err(failed("chroot"))?;
+        return Ok(());
+    }
+    if let Some(rootfs) = &entry.moved_from {
+        return move_and_chroot(root, rootfs);
+    }
+    let old = (!entry.isolated).then(|| sys::openat(sys::CWD, c"/", libc::O_PATH | libc::O_DIRECTORY, 0)).transpose()?;
+    sys::pivot_root_here().map_err(|errno| match errno {
+        Errno::EINVAL => anyhow::Error::new(errno).context("pivot_root: refused (on a ramfs root, as in an initrd, --no-pivot is needed)"),
+        errno => failed("pivot_root")(errno),
+    })?;
+    if let Some(old) = old {
+        // Unmounts must not reach the host. Not private: that would keep devices busy that the host
+        // wants to release (device mapper).
+        fchdir(old)?;
+        sys::mount(None, c".", None, libc::MS_SLAVE | libc::MS_REC, None).map_err(failed("mount(MS_SLAVE)"))?;
+    }
+    // The old root is stacked on the new one, and "." is resolved to the top of the stack.
+    sys::umount(c".", libc::MNT_DETACH).map_err(failed("umount of the host's tree"))?;
+    chdir("/").map_err(failed("chdir /"))
+}
+
+/// `--no-pivot`. The host's tree stays below the moved root, and a user namespace inside could mount
+/// a procfs or sysfs as long as whole ones are visible in it: these go first.
+fn move_and_chroot(root: BorrowedFd<'_>, rootfs: &Path) -> Result<()> {
+    let rootfs = std::fs::canonicalize(rootfs)?;
+    let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").context("/proc/self/mountinfo")?;
+    for mounted in mountinfo.lines().filter_map(Mounted::parse) {
+        if mounted.whole && matches!(mounted.fstype, "proc" | "sysfs") && !mounted.point.starts_with(&rootfs) {
+            hide(&mounted.point).with_context(|| format!("--no-pivot: hide {}", mounted.point.display()))?;
+        }
+    }
+    fchdir(root)?;
+    sys::mount(Some(c"."), c"/", None, libc::MS_MOVE, None).map_err(failed("mount(MS_MOVE)"))?;
+    chroot(".").map_err(failed("chroot"))?;
+    chdir("/").map_err(failed("chdir /"))
+}
+
+/// Unmounts what is there, or covers it where it may not be unmounted.
+fn hide(point: &Path) -> Result<()> {
+    let path: CString = paths::c(point.as_os_str())?;
+    match sys::mount(None, &path, None, libc::MS_SLAVE | libc::MS_REC, None) {
+        // Gone with what was above it.
+        Err(Errno::ENOENT) => return Ok(()),
+        other => other?,
+    }
+    match sys::umount(&path, libc::MNT_DETACH) {
+        Err(Errno::EINVAL | Errno::EPERM) => Ok(sys::mount(Some(c"tmpfs"), &path, Some(c"tmpfs"), 0, None)?),
+        other => Ok(other?),
+    }
+}
+
+/// What a line of mountinfo says.
+#[derive(Debug, PartialEq, Eq)]
+struct Mounted<'a> {
+    point: PathBuf,
+    fstype: &'a str,
+    /// The root of the file system, not a folder in it.
+    whole: bool,
+}
+
+impl<'a> Mounted<'a> {
+    fn parse(line: &'a str) -> Option<Mounted<'a>> {
+        let (left, right) = line.split_once(" - ")?;
+        let mut fields = left.split(' ').skip(3);
+        let (root, point) = (fields.next()?, fields.next()?);
+        Some(Mounted { point: unescape(point), fstype: right.split(' ').next()?, whole: root == "/" })
+    }
+}
+
+/// Undoes mountinfo's octal escapes (`\040`).
+fn unescape(field: &str) -> PathBuf {
+    use std::os::unix::ffi::OsStringExt;
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field.as_bytes();
+    while let Some((first, tail)) = rest.split_first() {
+        let octal = if *first == b'\\' { tail.get(..3).and_then(|d| std::str::from_utf8(d).ok()) } else { None };
+        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) => (bytes.push(byte), rest = &tail[3..]),
+            None => (bytes.push(*first), rest = tail),
+        };
+    }
+    std::ffi::OsString::from_vec(bytes).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mountinfo_lines() {
+        let line = r"22 27 0:20 / /mnt/a\040b rw,nosuid shared:7 - proc proc rw";
+        assert_eq!(Mounted::parse(line), Some(Mounted { point: "/mnt/a b".into(), fstype: "proc", whole: true }));
+        assert!(!Mounted::parse("1 2 8:1 /sub /x rw - ext4 /dev/sda rw").unwrap().whole);
+        assert_eq!(Mounted::parse("nonsense"), None);
+    }
+}
