@@ -1,4 +1,4 @@
-"""Checks the licence of every dependency in Cargo.lock against the list in deny.toml.
+"""Checks licence and origin of every package in Cargo.lock against deny.toml.
 
 cargo-deny does this and more; this needs nothing but Python and runs everywhere.
 """
@@ -48,9 +48,16 @@ metadata = subprocess.run(
     [os.environ.get("CARGO", "cargo"), "metadata", "--format-version=1", "--locked"],
     stdout=subprocess.PIPE, check=True)
 packages = json.loads(metadata.stdout)["packages"]
-bad = [p for p in packages if not allowed(p["license"] or "none", allow)]
-for p in bad:
-    print(f"check: {p['name']} {p['version']}: licence {p['license']} is not in deny.toml's list", file=sys.stderr)
+CRATES_IO = "registry+https://github.com/rust-lang/crates.io-index"
+bad = 0
+for p in packages:
+    name = f"{p['name']} {p['version']}"
+    if not allowed(p["license"] or "none", allow):
+        print(f"check: {name}: licence {p['license']} is not in deny.toml's list", file=sys.stderr)
+        bad += 1
+    if p["source"] not in (None, CRATES_IO):
+        print(f"check: {name}: comes from {p['source']}, not from crates.io", file=sys.stderr)
+        bad += 1
 if bad:
     sys.exit(1)
-print(f"licences: {len(packages)} packages, all in deny.toml's list")
+print(f"dependencies: {len(packages)} packages, all from crates.io and under a licence in deny.toml's list")
