@@ -41,7 +41,7 @@ check: build setup-check
 bench: build
 	@echo "make bench: there is no benchmark in the tree yet"
 
-# containerd and Docker, on this runtime.
+# containerd, Docker and Podman, on this runtime.
 integration: build setup-integration
 	@integration/all.sh
 
