@@ -2,6 +2,11 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+/// The time now, as [`rfc3339_nano`].
+pub fn now() -> String {
+    rfc3339_nano(SystemTime::now())
+}
+
 /// `2026-11-21T03:10:50Z`.
 pub fn rfc3339(time: SystemTime) -> String {
     text(time.duration_since(UNIX_EPOCH).unwrap_or_default(), false)

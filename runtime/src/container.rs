@@ -296,7 +296,8 @@ impl Container {
         if self.cgroup()?.frozen()? {
             return Ok(Status::Paused);
         }
-        Ok(if self.exec_fifo().exists() { Status::Created } else { Status::Running })
+        let waits = nix::unistd::access(&self.exec_fifo(), nix::unistd::AccessFlags::F_OK).is_ok();
+        Ok(if waits { Status::Created } else { Status::Running })
     }
 
     /// Removes everything that the record names: processes, cgroups, the folder. Every step may

@@ -14,24 +14,28 @@ pub(super) fn of(globals: &Parsed) -> Result<PathBuf> {
         return cleaned(&given);
     }
     let uid = geteuid();
-    if uid.is_root() && !(in_user_namespace() && std::env::var_os("USER").is_none_or(|u| u != "root")) {
-        return Ok(PathBuf::from("/run/rrun"));
-    }
-    match std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty()) {
-        Some(dir) => {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    match set("XDG_RUNTIME_DIR") {
+        Some(dir) if !uid.is_root() || honours_xdg() => {
             let root = Path::new(&dir).join("rrun");
             // The sticky bit keeps it from being swept as forgotten (XDG base directories).
             make(&root, 0o1700).with_context(|| format!("{} (choose a state root with --root)", root.display()))?;
             Ok(root)
         }
-        None if uid.is_root() => Ok(PathBuf::from("/run/rrun")),
-        None => {
+        None if !uid.is_root() => {
             let root = PathBuf::from(format!("/tmp/rrun-{uid}"));
             make(&root, 0o700).with_context(|| root.display().to_string())?;
             check_ours(&root, uid.as_raw())?;
             Ok(root)
         }
+        _ => Ok(PathBuf::from("/run/rrun")),
     }
+}
+
+/// Root's containers are in one place whatever its session says, except for somebody who is root
+/// only in a user namespace and has not taken root's name.
+fn honours_xdg() -> bool {
+    std::env::var_os("USER").is_none_or(|user| user != "root") && in_user_namespace()
 }
 
 /// Whether our user namespace is one that somebody made.
