@@ -157,6 +157,11 @@ pub(super) fn rootless(p: &Parsed) -> Result<Option<bool>> {
     }
 }
 
+/// For rows that callers probe before the command itself is there.
+pub(super) fn not_yet(command: &str) -> Result<i32> {
+    bail!("{command}: this release of rrun cannot do it")
+}
+
 fn operand(p: &Parsed, index: usize) -> Result<String> {
     utf8("argument", p.operands.get(index).map(|o| o.as_os_str()).unwrap_or_default())
 }

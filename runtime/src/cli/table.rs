@@ -71,6 +71,18 @@ const NO_PIVOT: Flag = switch("no-pivot", "use chroot instead of pivot_root: for
 const NO_NEW_KEYRING: Flag = switch("no-new-keyring", "stay in the caller's session keyring");
 const NO_SUBREAPER: Flag = switch("no-subreaper", "do not adopt orphaned processes");
 
+const IMAGE_PATH: Flag = value("image-path", "DIR", "folder of the checkpoint");
+const WORK_PATH: Flag = value("work-path", "DIR", "folder for criu's log and other files");
+const TCP_ESTABLISHED: Flag = switch("tcp-established", "keep open TCP connections");
+const LINK_REMAP: Flag = switch("link-remap", "keep open files that were removed");
+const EXT_UNIX_SK: Flag = switch("ext-unix-sk", "keep unix sockets to processes outside");
+const SHELL_JOB: Flag = switch("shell-job", "its terminal is the caller's");
+const LAZY_PAGES: Flag = switch("lazy-pages", "bring memory when it is asked for");
+const FILE_LOCKS: Flag = switch("file-locks", "keep file locks");
+const MANAGE_CGROUPS: Flag = value("manage-cgroups-mode", "MODE", "what to keep of cgroups: soft, full, strict or ignore");
+const EMPTY_NS: Flag = value("empty-ns", "KIND", "leave out the properties of a namespace (network)");
+const AUTO_DEDUP: Flag = switch("auto-dedup", "drop memory from the checkpoint once it is taken over");
+
 pub(super) static GLOBAL_FLAGS: &[Flag] = &[
     value("root", "DIR", "folder of the containers' states (default: /run/rrun, or $XDG_RUNTIME_DIR/rrun without root)"),
     value("log", "FILE", "append log lines to this file (default: standard error)"),
@@ -86,6 +98,34 @@ pub(super) static GLOBAL_FLAGS: &[Flag] = &[
 ];
 
 pub(super) static COMMANDS: &[Command] = &[
+    Command {
+        name: "checkpoint",
+        summary: "save a running container (not in this release)",
+        operands: "ID",
+        count: (1, 1),
+        stop: false,
+        flags: &[
+            IMAGE_PATH,
+            WORK_PATH,
+            value("parent-path", "DIR", "folder of an earlier checkpoint, in pre-dumps"),
+            switch("leave-running", "do not stop the container"),
+            TCP_ESTABLISHED,
+            switch("tcp-skip-in-flight", "leave out connections that are being made"),
+            LINK_REMAP,
+            EXT_UNIX_SK,
+            SHELL_JOB,
+            LAZY_PAGES,
+            value("status-fd", "FD", "descriptor to tell when criu is ready"),
+            value("page-server", "ADDRESS:PORT", "page server of criu"),
+            FILE_LOCKS,
+            switch("pre-dump", "save the memory only, leave the container running"),
+            MANAGE_CGROUPS,
+            EMPTY_NS,
+            AUTO_DEDUP,
+        ],
+        about: "Saves the state of a running container with CRIU. This release cannot do it.",
+        run: |_, _| convert::not_yet("checkpoint"),
+    },
     Command {
         name: "create",
         summary: "create a container",
@@ -105,6 +145,19 @@ pub(super) static COMMANDS: &[Command] = &[
         flags: &[switch("force", "kill it first if it runs; not an error if there is none").letter('f')],
         about: "Removes what a container left behind: its cgroups and its state. The bundle is not touched.",
         run: |g, p| commands::delete::run(g, &convert::delete(p)?),
+    },
+    Command {
+        name: "events",
+        summary: "show a container's events and usage (not in this release)",
+        operands: "ID",
+        count: (1, 1),
+        stop: false,
+        flags: &[
+            switch("stats", "show the usage once and return"),
+            value("interval", "DURATION", "time between two shows of the usage (default: 5s)"),
+        ],
+        about: "Shows out-of-memory events and the usage of resources as JSON. This release cannot do it.",
+        run: |_, _| convert::not_yet("events"),
     },
     Command {
         name: "exec",
@@ -184,6 +237,37 @@ pub(super) static COMMANDS: &[Command] = &[
         flags: &[value("format", "FORMAT", "table or json (default: table)").letter('f')],
         about: "Runs the host's ps with the given options (default: -ef) and shows the container's processes of its output; with json, their ids alone.",
         run: |g, p| commands::ps::run(g, &convert::ps(p)?),
+    },
+    Command {
+        name: "restore",
+        summary: "continue a container from a checkpoint (not in this release)",
+        operands: "ID",
+        count: (1, 1),
+        stop: false,
+        flags: &[
+            BUNDLE,
+            CONSOLE_SOCKET,
+            IMAGE_PATH,
+            WORK_PATH,
+            TCP_ESTABLISHED,
+            switch("tcp-close", "close the connections there were"),
+            LINK_REMAP,
+            EXT_UNIX_SK,
+            SHELL_JOB,
+            FILE_LOCKS,
+            MANAGE_CGROUPS,
+            DETACH,
+            PID_FILE,
+            NO_SUBREAPER,
+            NO_PIVOT,
+            EMPTY_NS,
+            AUTO_DEDUP,
+            LAZY_PAGES,
+            value("lsm-profile", "TYPE:NAME", "AppArmor profile or SELinux label to restore with"),
+            value("lsm-mount-context", "CONTEXT", "SELinux context of its mounts"),
+        ],
+        about: "Makes a container of a bundle and a checkpoint of CRIU. This release cannot do it.",
+        run: |_, _| convert::not_yet("restore"),
     },
     Command {
         name: "resume",
@@ -303,19 +387,3 @@ pub(super) static COMMANDS: &[Command] = &[
         run: |_, p| super::help::run(p),
     },
 ];
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_unique() {
-        for (i, command) in COMMANDS.iter().enumerate() {
-            assert!(COMMANDS[i + 1..].iter().all(|c| c.name != command.name));
-            for (i, flag) in command.flags.iter().enumerate() {
-                let same = |f: &Flag| f.name == flag.name || f.letter.is_some() && f.letter == flag.letter;
-                assert!(!command.flags[i + 1..].iter().any(same), "{} --{}", command.name, flag.name);
-            }
-        }
-    }
-}

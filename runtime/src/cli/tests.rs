@@ -52,6 +52,12 @@ fn containerd() {
     assert!(convert::ps(&of("ps --format json abc").1).unwrap().json);
     let update = convert::update(&of("update --resources=- abc").1).unwrap();
     assert_eq!((update.id.as_str(), update.resources), ("abc", path("-")));
+    let (_, p) = of(
+        "checkpoint --image-path /i --work-path /w --parent-path ../d --tcp-established --ext-unix-sk --shell-job --file-locks --empty-ns network --leave-running abc",
+    );
+    assert_eq!((p.path("image-path"), p.on("leave-running")), (path("/i"), true));
+    let (_, p) = of("restore --image-path /i --detach --pid-file /p --console-socket /s --no-pivot -no-subreaper --bundle /b abc");
+    assert!(p.on("no-subreaper"));
     of("start abc");
     of("pause abc");
     of("resume abc");
@@ -69,6 +75,8 @@ fn go_runc() {
     assert_eq!((run.create.pidfd_socket, run.no_subreaper, run.create.preserve_fds), (path("/p"), true, 3));
     assert_eq!(convert::rootless(&of("--rootless auto state abc").0).unwrap(), None);
     of("state abc");
+    assert!(of("events --stats abc").1.on("stats"));
+    assert_eq!(of("events --interval=5s abc").1.text("interval").unwrap().as_deref(), Some("5s"));
     assert!(line("--version").0.on("version"));
 }
 
@@ -89,6 +97,8 @@ fn podman_and_crio() {
     assert!(convert::kill(&of("kill -a abc 9").1).unwrap().all);
     of("exec --process /f abc");
     // Podman probes a runtime with such a line and looks for the text.
+    assert_eq!(error("restore --lsm-mount-context"), "flag needs an argument: -lsm-mount-context");
+    of("restore --lsm-profile=selinux:l --lsm-mount-context=c --tcp-close --file-locks --image-path /i abc");
     assert_eq!(error("create --bundle"), "flag needs an argument: -bundle");
 }
 
@@ -155,4 +165,18 @@ fn names() {
     assert_eq!(name("/usr/bin/runc"), "runc");
     assert_eq!(name("runc"), "runc");
     assert_eq!(name("/usr/bin/rrun"), "rrun");
+}
+
+#[test]
+fn the_table_has_no_name_twice() {
+    let tables = table::COMMANDS.iter().map(|c| c.flags).chain([table::GLOBAL_FLAGS]);
+    for flags in tables {
+        for (i, flag) in flags.iter().enumerate() {
+            let same = |f: &table::Flag| f.name == flag.name || f.letter.is_some() && f.letter == flag.letter;
+            assert!(!flags[i + 1..].iter().any(same), "--{}", flag.name);
+        }
+    }
+    for (i, command) in table::COMMANDS.iter().enumerate() {
+        assert!(table::COMMANDS[i + 1..].iter().all(|c| c.name != command.name));
+    }
 }
