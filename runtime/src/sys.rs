@@ -304,6 +304,13 @@ pub fn seccomp_action_available(action: u32) -> bool {
     unsafe { libc::syscall(libc::SYS_seccomp, 2, 0, &raw const action) == 0 }
 }
 
+/// Whether the kernel knows a `SECCOMP_FILTER_FLAG_*`: with it, the missing filter is the first mistake.
+pub fn seccomp_flag_available(flag: u32) -> bool {
+    // SAFETY: the kernel refuses the null pointer; no filter is loaded.
+    unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flag, null::<c_void>()) };
+    Errno::last() == Errno::EFAULT
+}
+
 /// `setrlimit` through `prlimit(2)`, for every resource number the kernel knows.
 pub fn setrlimit(resource: u32, soft: u64, hard: u64) -> Result<()> {
     let limit = [soft, hard];

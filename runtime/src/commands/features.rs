@@ -3,7 +3,9 @@
 use crate::bundle::SPEC_VERSION;
 use crate::cli::{COMMIT, VERSION};
 use crate::commands::output;
+use crate::{rootfs, sys};
 use anyhow::Result;
+use nix::libc;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -20,7 +22,7 @@ struct Features {
     oci_version_min: &'static str,
     oci_version_max: &'static str,
     hooks: [&'static str; 6],
-    mount_options: &'static [&'static str],
+    mount_options: Vec<&'static str>,
     linux: Linux,
     annotations: BTreeMap<&'static str, String>,
     potentially_unsafe_config_annotations: [&'static str; 2],
@@ -58,8 +60,10 @@ struct Seccomp {
     actions: &'static [&'static str],
     operators: &'static [&'static str],
     archs: &'static [&'static str],
-    known_flags: &'static [&'static str],
-    supported_flags: &'static [&'static str],
+    /// By name.
+    known_flags: Vec<&'static str>,
+    /// Those that the running kernel takes.
+    supported_flags: Vec<&'static str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -83,7 +87,7 @@ fn features() -> Result<Features> {
         oci_version_min: "1.0.0",
         oci_version_max: SPEC_VERSION,
         hooks: ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"],
-        mount_options: MOUNT_OPTIONS,
+        mount_options: rootfs::mount_options(),
         linux: Linux {
             namespaces: ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
             capabilities: capabilities(),
@@ -93,8 +97,8 @@ fn features() -> Result<Features> {
                 actions: ACTIONS,
                 operators: OPERATORS,
                 archs: ARCHS,
-                known_flags: KNOWN_FLAGS,
-                supported_flags: KNOWN_FLAGS,
+                known_flags: FLAGS.iter().map(|f| f.0).collect(),
+                supported_flags: FLAGS.iter().filter(|f| sys::seccomp_flag_available(f.1 as u32)).map(|f| f.0).collect(),
             },
             apparmor: Enabled { enabled: true },
             selinux: Enabled { enabled: true },
@@ -121,71 +125,6 @@ fn capabilities() -> Vec<String> {
     all.iter().map(ToString::to_string).collect()
 }
 
-const MOUNT_OPTIONS: &[&str] = &[
-    "async",
-    "atime",
-    "bind",
-    "defaults",
-    "dev",
-    "diratime",
-    "dirsync",
-    "exec",
-    "idmap",
-    "iversion",
-    "lazytime",
-    "loud",
-    "mand",
-    "noatime",
-    "nodev",
-    "nodiratime",
-    "noexec",
-    "noiversion",
-    "nolazytime",
-    "nomand",
-    "norelatime",
-    "nostrictatime",
-    "nosuid",
-    "nosymfollow",
-    "private",
-    "ratime",
-    "rbind",
-    "rdev",
-    "rdiratime",
-    "relatime",
-    "remount",
-    "rexec",
-    "ridmap",
-    "rnoatime",
-    "rnodev",
-    "rnodiratime",
-    "rnoexec",
-    "rnorelatime",
-    "rnostrictatime",
-    "rnosuid",
-    "rnosymfollow",
-    "ro",
-    "rprivate",
-    "rrelatime",
-    "rro",
-    "rrw",
-    "rshared",
-    "rslave",
-    "rstrictatime",
-    "rsuid",
-    "rsymfollow",
-    "runbindable",
-    "rw",
-    "shared",
-    "silent",
-    "slave",
-    "strictatime",
-    "suid",
-    "symfollow",
-    "sync",
-    "tmpcopyup",
-    "unbindable",
-];
-
 const ACTIONS: &[&str] = &[
     "SCMP_ACT_ALLOW",
     "SCMP_ACT_ERRNO",
@@ -201,10 +140,19 @@ const ACTIONS: &[&str] = &[
 const OPERATORS: &[&str] =
     &["SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_LE", "SCMP_CMP_LT", "SCMP_CMP_MASKED_EQ", "SCMP_CMP_NE"];
 
-const ARCHS: &[&str] = &["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM", "SCMP_ARCH_X32", "SCMP_ARCH_X86", "SCMP_ARCH_X86_64"];
+#[rustfmt::skip]
+const ARCHS: &[&str] = &[
+    "SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM", "SCMP_ARCH_MIPS", "SCMP_ARCH_MIPS64", "SCMP_ARCH_MIPS64N32", "SCMP_ARCH_MIPSEL",
+    "SCMP_ARCH_MIPSEL64", "SCMP_ARCH_MIPSEL64N32", "SCMP_ARCH_PARISC", "SCMP_ARCH_PARISC64", "SCMP_ARCH_PPC", "SCMP_ARCH_PPC64",
+    "SCMP_ARCH_PPC64LE", "SCMP_ARCH_RISCV64", "SCMP_ARCH_S390", "SCMP_ARCH_S390X", "SCMP_ARCH_X32", "SCMP_ARCH_X86", "SCMP_ARCH_X86_64",
+];
 
-const KNOWN_FLAGS: &[&str] =
-    &["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"];
+const FLAGS: [(&str, u64); 4] = [
+    ("SECCOMP_FILTER_FLAG_LOG", libc::SECCOMP_FILTER_FLAG_LOG),
+    ("SECCOMP_FILTER_FLAG_SPEC_ALLOW", libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW),
+    ("SECCOMP_FILTER_FLAG_TSYNC", libc::SECCOMP_FILTER_FLAG_TSYNC),
+    ("SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV", libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV),
+];
 
 #[cfg(test)]
 mod tests {
