@@ -3,8 +3,12 @@
 
 mod cli;
 mod devices;
+mod exec;
+mod hooks;
 mod lifecycle;
 mod masks;
 mod mounts;
+mod mounts_special;
 mod namespaces;
 mod process;
+mod terminal;
