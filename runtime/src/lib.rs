@@ -24,6 +24,7 @@ pub mod log;
 pub mod lsm;
 pub mod namespaces;
 pub mod process;
+pub mod relay;
 pub mod rootfs;
 pub mod sealed_exe;
 pub mod seccomp;
