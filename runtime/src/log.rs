@@ -2,7 +2,7 @@
 //!
 //! [`open`] is called once, by the command line's `main`; [`warn`] and [`debug`] by everybody;
 //! [`error`] by `main` alone, as the last thing a failed command does. Before `open` (and in unit
-//! tests) lines go to standard error as text.
+//! tests) lines go to standard error as text; a terminal gets them plain, for a person.
 
 use crate::cli::LogFormat;
 use crate::clock;
@@ -49,16 +49,12 @@ pub fn debug<T: Display>(message: impl FnOnce() -> T) {
 }
 
 /// The one line of the command's failure. With a log file it goes there in the log's form, and as
-/// plain text to standard error; else to standard error alone, for a person as plain text.
+/// plain text to standard error.
 pub fn error(message: &str) {
     let log = log();
+    write(log, "error", message);
     if log.file.is_some() {
-        write(log, "error", message);
         print(&format!("{}\n", one_line(message)));
-    } else if log.format == LogFormat::Text && std::io::stderr().is_terminal() {
-        print(&format!("rrun: {}\n", one_line(message)));
-    } else {
-        write(log, "error", message);
     }
 }
 
@@ -68,11 +64,15 @@ fn log() -> &'static Log {
 }
 
 fn write(log: &Log, level: &str, message: &str) {
-    let line = line(log.format, level, message, &clock::rfc3339(SystemTime::now()));
+    let now = || clock::rfc3339(SystemTime::now());
     match &log.file {
         // A full disk must not turn a command that works into one that fails.
-        Some(file) => drop((&*file).write_all(line.as_bytes())),
-        None => print(&line),
+        Some(file) => drop((&*file).write_all(line(log.format, level, message, &now()).as_bytes())),
+        None if log.format == LogFormat::Text && std::io::stderr().is_terminal() => {
+            let level = if level == "error" { String::new() } else { format!("{level}: ") };
+            print(&format!("rrun: {level}{}\n", one_line(message)));
+        }
+        None => print(&line(log.format, level, message, &now())),
     }
 }
 

@@ -4,8 +4,10 @@ use crate::cli::{Delete, Globals};
 use crate::container::{self, Container, Error, Status};
 use crate::log;
 use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 /// Removes a container. One that waits for `start` is killed without further ado, as runc does.
 pub fn run(globals: &Globals, args: &Delete) -> Result<i32> {
@@ -29,19 +31,39 @@ pub fn run(globals: &Globals, args: &Delete) -> Result<i32> {
     Ok(0)
 }
 
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// Kills init and waits until it is gone.
 fn kill(container: &Container) -> Result<()> {
-    const PATIENCE: u16 = 10_000;
-    let Some(pidfd) = container.pidfd()? else { return Ok(()) };
+    let pidfd = match container.pidfd() {
+        Ok(None) => return Ok(()),
+        Err(e) if e.downcast_ref() == Some(&Errno::ENOSYS) => None,
+        other => other?,
+    };
     match container.signal(nix::libc::SIGKILL) {
         Err(e) if e.downcast_ref() != Some(&Error::NotRunning) => return Err(e),
         _ => (),
     }
-    let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
-    if poll(&mut fds, PollTimeout::from(PATIENCE)).context("poll a pidfd")? == 0 {
-        bail!("container init still running {} s after SIGKILL (process {})", PATIENCE / 1000, container.record.pid);
+    let gone = match pidfd {
+        Some(pidfd) => {
+            let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+            poll(&mut fds, PollTimeout::from(PATIENCE.as_millis() as u16)).context("poll a pidfd")? > 0
+        }
+        None => without_pidfd(container),
+    };
+    if !gone {
+        bail!("container init still running {} s after SIGKILL (process {})", PATIENCE.as_secs(), container.record.pid);
     }
     Ok(())
+}
+
+/// Before Linux 5.3 there is nothing to wait with for a process that is not our child.
+fn without_pidfd(container: &Container) -> bool {
+    const STEP: Duration = Duration::from_millis(5);
+    (0..PATIENCE.as_millis() / STEP.as_millis()).any(|_| {
+        std::thread::sleep(STEP);
+        !container.alive()
+    })
 }
 
 /// Tears the container down, then runs the poststop hooks of its configuration.

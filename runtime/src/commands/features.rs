@@ -25,7 +25,7 @@ struct Features {
     mount_options: Vec<&'static str>,
     linux: Linux,
     annotations: BTreeMap<&'static str, String>,
-    potentially_unsafe_config_annotations: [&'static str; 2],
+    potentially_unsafe_config_annotations: [&'static str; 1],
 }
 
 #[derive(Debug, Serialize)]
@@ -114,7 +114,7 @@ fn features() -> Result<Features> {
             ("org.opencontainers.runc.commit", COMMIT.to_owned()),
             ("org.opencontainers.runc.version", VERSION.to_owned()),
         ]),
-        potentially_unsafe_config_annotations: ["bundle", "org.systemd.property."],
+        potentially_unsafe_config_annotations: ["org.systemd.property."],
     })
 }
 
@@ -147,11 +147,13 @@ const ARCHS: &[&str] = &[
     "SCMP_ARCH_PPC64LE", "SCMP_ARCH_RISCV64", "SCMP_ARCH_S390", "SCMP_ARCH_S390X", "SCMP_ARCH_X32", "SCMP_ARCH_X86", "SCMP_ARCH_X86_64",
 ];
 
+/// Names and what to ask the kernel with.
 const FLAGS: [(&str, u64); 4] = [
     ("SECCOMP_FILTER_FLAG_LOG", libc::SECCOMP_FILTER_FLAG_LOG),
     ("SECCOMP_FILTER_FLAG_SPEC_ALLOW", libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW),
     ("SECCOMP_FILTER_FLAG_TSYNC", libc::SECCOMP_FILTER_FLAG_TSYNC),
-    ("SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV", libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV),
+    // The kernel takes it only together with the flag that makes a listener.
+    ("SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV", libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV | libc::SECCOMP_FILTER_FLAG_NEW_LISTENER),
 ];
 
 #[cfg(test)]

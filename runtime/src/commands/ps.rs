@@ -10,6 +10,9 @@ use std::process::Command;
 pub fn run(globals: &Globals, args: &Ps) -> Result<i32> {
     let container = Container::load(&globals.root, &args.id)?;
     let pids = container.cgroup()?.pids()?;
+    if pids.is_empty() && container.alive() {
+        bail!("container {} has no cgroup in which its processes could be found", args.id);
+    }
     if args.json {
         output::print(&(output::json(&(!pids.is_empty()).then_some(&pids))? + "\n"))?;
         return Ok(0);

@@ -46,6 +46,8 @@ fn of_flags(values: &[(&'static str, String)]) -> Result<LinuxResources> {
     for (flag, text) in values.iter().filter(|v| !v.1.is_empty()) {
         let invalid = || format!("invalid value for {flag}: {text:?}");
         let (section, field, value) = match *flag {
+            // Numbers of which runc cannot tell 0 from absent.
+            "blkio-weight" | "pids-limit" if text == "0" => continue,
             "blkio-weight" => ("blockIO", "weight", json!(text.parse::<u16>().with_context(invalid)?)),
             "cpu-period" => ("cpu", "period", json!(text.parse::<u64>().with_context(invalid)?)),
             "cpu-quota" => ("cpu", "quota", json!(text.parse::<i64>().with_context(invalid)?)),
@@ -64,6 +66,8 @@ fn of_flags(values: &[(&'static str, String)]) -> Result<LinuxResources> {
                 log::warn(format!("--{flag} is ignored: the kernel has no such limit any more"));
                 continue;
             }
+            "l3-cache-schema" => bail!("Intel RDT/CAT: l3 cache schema is not enabled (--{flag} is not supported)"),
+            "mem-bw-schema" => bail!("Intel RDT/MBA: memory bandwidth schema is not enabled (--{flag} is not supported)"),
             other => bail!("--{other}: not supported"),
         };
         let section = resources.entry(section).or_insert_with(|| json!({}));
