@@ -83,8 +83,8 @@ fn a_cgroup_lives_and_dies() {
     assert_eq!(read(&cgroup, "memory.limit_in_bytes", "memory.max"), "67108864");
     // A frozen process dies, too, and the cgroup is gone when remove returns.
     std::thread::scope(|s| {
-        s.spawn(|| finish(&cgroup));
         s.spawn(|| child.wait().unwrap());
+        finish(&cgroup);
     });
     assert!(cgroup.pids().unwrap().is_empty());
     assert!(!cgroup.frozen().unwrap());
@@ -148,5 +148,124 @@ fn a_sub_cgroup_never_leads_outside() {
         std::fs::create_dir(h.dir.join("inner")).unwrap();
     }
     assert!(cgroup.entry(&["inner".to_owned()], 0).is_ok() && cgroup.entry(&["/inner".to_owned()], 0).is_ok());
+    finish(&cgroup);
+}
+
+/// Asks systemd itself.
+fn shown(unit: &str, property: &str) -> String {
+    let mut systemctl = Command::new("systemctl");
+    if !nix::unistd::geteuid().is_root() {
+        systemctl.arg("--user");
+    }
+    let out = systemctl.args(["show", "--value", "-p", property, unit]).output().unwrap();
+    String::from_utf8_lossy(&out.stdout).trim().to_owned()
+}
+
+#[test]
+fn a_scope_lives_and_dies() {
+    let rootless = !nix::unistd::geteuid().is_root();
+    if !Path::new("/run/systemd/system").exists() {
+        println!("SKIP: systemd does not run here");
+        return;
+    }
+    let json = r#"{"memory":{"limit":33554432,"swap":33554432},"pids":{"limit":0},"cpu":{"shares":512,"quota":20500,"period":50000,"cpus":"0"},
+        "devices":[{"allow":false,"access":"rwm"},{"allow":true,"type":"c","major":10,"minor":229,"access":"rwm"}]}"#;
+    let r = resources(json);
+    let id = format!("live+{}", std::process::id());
+    let linux = LinuxBuilder::default().resources(r.clone()).build().unwrap();
+    let cgroup = Cgroup::plan(Some(&linux), &id, Driver::Systemd, rootless).unwrap();
+    let annotations = HashMap::from([("org.systemd.property.TimeoutStopSec".to_owned(), "uint64 7".to_owned())]);
+    assert!(matches!(cgroup.create(Some(&r), &annotations).unwrap(), Entry::Adopt));
+    let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+    cgroup.adopt(child.id() as i32, Some(&r), &annotations).unwrap();
+
+    let unit = format!("rrun-live\\x2b{}.scope", std::process::id());
+    assert_eq!(cgroup.record.unit.as_ref().unwrap().0, unit);
+    assert_eq!(cgroup.pids().unwrap(), [child.id() as i32]);
+    for (property, value) in [
+        ("MemoryMax", "33554432"),
+        ("MemorySwapMax", "0"),
+        ("TasksMax", "1"),
+        ("CPUWeight", "59"),
+        ("CPUQuotaPerSecUSec", "410ms"),
+        ("AllowedCPUs", "0"),
+        ("TimeoutStopUSec", "7s"),
+        ("Delegate", "yes"),
+        ("ActiveState", "active"),
+    ] {
+        assert_eq!(shown(&unit, property), value, "{property}");
+    }
+    assert_eq!(shown(&unit, "DevicePolicy"), if rootless { "auto" } else { "strict" });
+    assert_eq!(shown(&unit, "DeviceAllow").contains("/dev/char/10:229 rwm"), !rootless);
+    assert_eq!((read(&cgroup, "", "pids.max"), read(&cgroup, "", "cpu.max")), ("1".into(), "20500 50000".into()));
+
+    let cgroup = Cgroup::open(&cgroup.record()).unwrap();
+    cgroup.update(&resources(r#"{"memory":{"limit":67108864,"swap":134217728},"pids":{"limit":30}}"#)).unwrap();
+    assert_eq!((shown(&unit, "MemoryMax"), shown(&unit, "MemorySwapMax")), ("67108864".into(), "67108864".into()));
+    assert_eq!(read(&cgroup, "", "pids.max"), "30");
+    let mut second = Command::new("sleep").arg("60").spawn().unwrap();
+    match cgroup.entry(&[], child.id() as i32).unwrap() {
+        Entry::Adopt => cgroup.attach(second.id() as i32, &[]).unwrap(),
+        entry => {
+            assert!(matches!(entry, Entry::Into(_)) && !rootless);
+            cgroup.attach(second.id() as i32, &[]).unwrap();
+        }
+    }
+    assert_eq!(cgroup.pids().unwrap().len(), 2);
+    cgroup.freeze(true).unwrap();
+    std::thread::scope(|s| {
+        s.spawn(|| (child.wait().unwrap(), second.wait().unwrap()));
+        finish(&cgroup);
+    });
+    assert_eq!((shown(&unit, "LoadState"), shown(&unit, "ActiveState")), ("not-found".into(), "inactive".into()));
+}
+
+#[test]
+fn a_scope_of_a_missing_process_is_an_error_and_leaves_nothing() {
+    if !Path::new("/run/systemd/system").exists() {
+        println!("SKIP: systemd does not run here");
+        return;
+    }
+    let rootless = !nix::unistd::geteuid().is_root();
+    let cgroup = Cgroup::plan(None, &format!("none{}", std::process::id()), Driver::Systemd, rootless).unwrap();
+    let mut child = Command::new("true").spawn().unwrap();
+    child.wait().unwrap();
+    let error = cgroup.adopt(child.id() as i32, None, &HashMap::new()).unwrap_err();
+    println!("{error:#}");
+    finish(&cgroup);
+}
+
+/// Whether a process in the cgroup (none: in this one's) can open a device.
+fn opens(cgroup: Option<&Cgroup>, device: &str) -> bool {
+    use std::io::Write as _;
+    let mut child = Command::new("sh")
+        .args(["-c", "read go; : <\"$0\"", device])
+        .stdin(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    if let Some(cgroup) = cgroup {
+        let Entry::Write(files) = cgroup.entry_by_write().unwrap() else { panic!("no files") };
+        files.iter().for_each(|file| folder::write_once(file, &child.id().to_string()).unwrap());
+    }
+    child.stdin.take().unwrap().write_all(b"go\n").unwrap();
+    child.wait().unwrap().success()
+}
+
+#[test]
+fn devices_are_filtered() {
+    if !nix::unistd::geteuid().is_root() || !opens(None, "/dev/kmsg") {
+        println!("SKIP: needs root and /dev/kmsg");
+        return;
+    }
+    let Some(cgroup) = plan("devices", "{}") else { return };
+    cgroup.create(None, &HashMap::new()).unwrap();
+    assert!(opens(Some(&cgroup), "/dev/zero") && !opens(Some(&cgroup), "/dev/kmsg"));
+    // Again over what is there: the new rules replace the old ones.
+    let allow = resources(r#"{"devices":[{"allow":true,"type":"c","major":1,"minor":11,"access":"r"}]}"#);
+    cgroup.create(Some(&allow), &HashMap::new()).unwrap();
+    assert!(opens(Some(&cgroup), "/dev/kmsg"));
+    cgroup.create(Some(&resources(r#"{"devices":[{"allow":true,"access":"rwm"}]}"#)), &HashMap::new()).unwrap();
+    assert!(opens(Some(&cgroup), "/dev/kmsg"));
     finish(&cgroup);
 }

@@ -8,12 +8,17 @@
 //!
 //! Invariant: only a folder strictly below the mount point of its hierarchy is made or removed.
 
+mod dbus;
 mod devices;
+mod entry;
 mod folder;
+mod gvariant;
 mod hierarchies;
 mod limits;
 #[cfg(test)]
 mod live;
+mod plan;
+mod systemd;
 mod v1;
 mod v2;
 
@@ -23,6 +28,8 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use oci_spec::runtime::{Linux, LinuxResources};
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -58,6 +65,9 @@ pub struct Record {
     #[serde(default)]
     rootless: bool,
     hierarchies: Vec<Hierarchy>,
+    /// With the systemd driver: the scope's name and its slice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unit: Option<(String, String)>,
 }
 
 /// A container's place in one hierarchy.
@@ -110,6 +120,8 @@ pub struct Cgroup {
     /// Controllers at the v2 mount point, known after `plan`.
     available: Vec<String>,
     warnings: Vec<String>,
+    /// The one connection, once it is needed.
+    systemd: RefCell<Option<systemd::Systemd>>,
 }
 
 impl Hierarchy {
@@ -119,49 +131,6 @@ impl Hierarchy {
 }
 
 impl Cgroup {
-    /// Decides where the cgroups of container `id` go and checks what its configuration asks for;
-    /// makes nothing. `rootless`: without privileges over the host, so that what cannot be had is
-    /// done without (see [`Cgroup::warnings`]) unless `linux.cgroupsPath` insists.
-    pub fn plan(linux: Option<&Linux>, id: &str, driver: Driver, rootless: bool) -> Result<Cgroup> {
-        let resources = linux.and_then(|l| l.resources().as_ref());
-        if let Some(r) = resources {
-            limits::check(r)?;
-        }
-        let path = linux.and_then(|l| l.cgroups_path().as_deref()).filter(|p| !p.as_os_str().is_empty());
-        let absolute = path.is_some_and(Path::is_absolute);
-        let mounted = hierarchies::discover(rootless || driver == Driver::Disabled || !absolute)?;
-        if mounted.is_empty() && !rootless && driver != Driver::Disabled {
-            bail!("no cgroup hierarchy is mounted (mount one at /sys/fs/cgroup, or use --cgroup-manager disabled)");
-        }
-        let mut cgroup =
-            Cgroup { record: Record { driver, rootless, hierarchies: Vec::new() }, available: Vec::new(), warnings: Vec::new() };
-        for m in mounted {
-            let dir = m.place(path, id);
-            let ours = driver != Driver::Disabled && (!rootless || path.is_some() || writable(&dir));
-            let dir = if ours { dir } else { m.own_dir() };
-            if ours {
-                hierarchies::check_below(&dir, &m.mountpoint)?;
-            }
-            cgroup.record.hierarchies.push(Hierarchy { v2: m.v2, controllers: m.controllers, mountpoint: m.mountpoint, dir, ours });
-        }
-        if let Some(unified) = cgroup.unified() {
-            cgroup.available = v2::controllers(&unified.mountpoint).unwrap_or_default();
-        }
-        if let Some(r) = resources {
-            cgroup.check_available(r)?;
-            cgroup.warnings.extend(limits::ignored(r, cgroup.version() == Version::V2));
-        }
-        cgroup.warn_of_the_missing(resources);
-        let mut there = Vec::new();
-        if let Some(h) = cgroup.primary() {
-            folder::pids(&h.dir, &mut there)?;
-        }
-        if !there.is_empty() {
-            bail!("container's cgroup is not empty: {} process(es) found", there.len());
-        }
-        Ok(cgroup)
-    }
-
     /// What goes into `state.json` before anything is made.
     pub fn record(&self) -> Record {
         self.record.clone()
@@ -172,7 +141,7 @@ impl Cgroup {
         for h in record.hierarchies.iter().filter(|h| h.ours) {
             hierarchies::check_below(&h.dir, &h.mountpoint).context("state.json: cgroup")?;
         }
-        Ok(Cgroup { record: record.clone(), available: Vec::new(), warnings: Vec::new() })
+        Ok(Cgroup { record: record.clone(), available: Vec::new(), warnings: Vec::new(), systemd: RefCell::new(None) })
     }
 
     /// What the container goes without, a line each, to be said once.
@@ -196,9 +165,14 @@ impl Cgroup {
     }
 
     /// Makes the cgroups, sets the limits, filters the devices. On an error nothing of it is left.
-    pub fn create(&self, resources: Option<&LinuxResources>, _annotations: &HashMap<String, String>) -> Result<Entry> {
+    /// With the systemd driver nothing is made yet: see [`Cgroup::adopt`].
+    pub fn create(&self, resources: Option<&LinuxResources>, annotations: &HashMap<String, String>) -> Result<Entry> {
+        if self.record.unit.is_some() {
+            // Wrong annotations are an error before there is anything to adopt.
+            return systemd::annotated(annotations).map(|_| Entry::Adopt);
+        }
         let mut made = Vec::new();
-        let entry = self.build(resources, &mut made);
+        let entry = self.build(resources, &mut made).and_then(|()| self.entry_into(&[]));
         if entry.is_err() {
             for dir in made.iter().rev() {
                 let _ = folder::remove_empty(dir);
@@ -207,7 +181,41 @@ impl Cgroup {
         entry
     }
 
-    fn build(&self, resources: Option<&LinuxResources>, made: &mut Vec<PathBuf>) -> Result<Entry> {
+    /// The systemd driver's second half of [`Cgroup::create`]: has systemd make the scope around
+    /// the waiting process `pid`, then does what systemd does not.
+    pub fn adopt(&self, pid: i32, resources: Option<&LinuxResources>, annotations: &HashMap<String, String>) -> Result<()> {
+        let Some((unit, slice)) = &self.record.unit else { return Ok(()) };
+        let default = LinuxResources::default();
+        let r = resources.unwrap_or(&default);
+        let rules = devices::Rules::new(r.devices().as_deref().unwrap_or_default())?;
+        let v2 = self.version() == Version::V2;
+        self.systemd(|systemd| {
+            let mut properties = systemd.limits(r, v2, || None)?;
+            if !self.record.rootless {
+                properties.extend(systemd.devices(&rules));
+            }
+            properties.extend(systemd::annotated(annotations)?);
+            systemd.start(unit, slice, pid, properties)
+        })?;
+        if let Some(h) = self.ours().find(|h| (h.v2 && v2) || h.controllers == "name=systemd").filter(|h| !h.dir.is_dir()) {
+            bail!("systemd made the scope {unit}, but not as {} (does /sys/fs/cgroup show what systemd sees?)", h.dir.display());
+        }
+        self.build(resources, &mut Vec::new())?;
+        for h in self.ours().filter(|_| !v2).filter(|h| h.controllers != "name=systemd") {
+            systemd::join_v1(&h.dir, pid)?;
+        }
+        Ok(())
+    }
+
+    /// The systemd driver's way in for `exec` where [`Cgroup::entry`] says [`Entry::Adopt`]: has
+    /// systemd move the waiting process `pid`.
+    pub fn attach(&self, pid: i32, sub: &[String]) -> Result<()> {
+        let Some((unit, _)) = &self.record.unit else { return Ok(()) };
+        let below = sub.last().map_or(String::new(), |path| format!("/{}", hierarchies::clean(Path::new(path)).display()));
+        self.systemd(|systemd| systemd.attach(unit, &below, pid))
+    }
+
+    fn build(&self, resources: Option<&LinuxResources>, made: &mut Vec<PathBuf>) -> Result<()> {
         let default = LinuxResources::default();
         let r = resources.unwrap_or(&default);
         let mut fresh = true;
@@ -225,63 +233,8 @@ impl Cgroup {
         }
         self.hand_down(r)?;
         self.limit(r, false)?;
-        self.filter_devices(r, !fresh)?;
-        self.entry_into(&[])
-    }
-
-    /// The way in for `exec`. `sub` are the values of `--cgroup`: `[CONTROLLER[,…]:]PATH` below the
-    /// container's cgroup. Without one, where the container has divided its v2 cgroup (so that it
-    /// may hold no process of its own), the way leads to where `init` is.
-    pub fn entry(&self, sub: &[String], init: i32) -> Result<Entry> {
-        if !sub.is_empty() {
-            return self.entry_into(sub);
-        }
-        if let Some(h) = self.unified().filter(|h| h.ours && self.version() == Version::V2)
-            && folder::read_file(&h.dir, "cgroup.subtree_control").is_ok_and(|c| !c.trim_end().is_empty())
-        {
-            let text = std::fs::read_to_string(format!("/proc/{init}/cgroup")).context("the cgroup of the container's init")?;
-            let at = hierarchies::parse_memberships(&text).into_iter().find(|(c, _)| c.is_empty()).map(|(_, path)| path);
-            let dir = h.mountpoint.join(hierarchies::clean(&at.unwrap_or_default()));
-            if dir.starts_with(&h.dir) {
-                let folder = Folder::open(&dir).with_context(|| format!("the cgroup {}", dir.display()))?;
-                return Ok(Entry::Into(folder.into_fd()));
-            }
-        }
-        self.entry_into(&[])
-    }
-
-    /// [`Entry::Write`] for a kernel that cannot clone into a cgroup (before Linux 5.7).
-    pub fn entry_by_write(&self) -> Result<Entry> {
-        self.procs(&[])
-    }
-
-    fn entry_into(&self, sub: &[String]) -> Result<Entry> {
-        if self.version() != Version::V2 {
-            return self.procs(sub);
-        }
-        let Some(h) = self.ours().next() else { return Ok(Entry::None) };
-        let dir = below(h, sub)?.unwrap_or_else(|| h.dir.clone());
-        let folder = Folder::open(&dir).with_context(|| format!("the container's cgroup {}", dir.display()))?;
-        Ok(Entry::Into(folder.into_fd()))
-    }
-
-    /// The `cgroup.procs` files.
-    fn procs(&self, sub: &[String]) -> Result<Entry> {
-        for value in sub {
-            if let Some((names, _)) = value.split_once(':')
-                && let Some(unknown) = names.split(',').find(|n| !self.ours().any(|h| is_called(h, n)))
-            {
-                bail!("--cgroup {value}: the container has no cgroup of controller {unknown:?}");
-            }
-        }
-        let mut files = Vec::new();
-        for h in self.ours() {
-            let dir = below(h, sub)?.unwrap_or_else(|| h.dir.clone());
-            let path = dir.join("cgroup.procs");
-            let file = nix::fcntl::openat(crate::sys::CWD, &path, OFlag::O_WRONLY | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty());
-            files.push(file.with_context(|| format!("open {}", path.display()))?);
-        }
-        Ok(if files.is_empty() { Entry::None } else { Entry::Write(files) })
+        // systemd has a program of its own there, which stays.
+        self.filter_devices(r, !fresh && self.record.unit.is_none())
     }
 
     /// Changes the limits. Device rules stay as they are, as with runc.
@@ -292,9 +245,18 @@ impl Cgroup {
         }
         if let Some(unified) = self.unified() {
             let available = v2::controllers(&unified.dir).unwrap_or_default();
-            Cgroup { record: self.record.clone(), available, warnings: Vec::new() }.check_available(r)?;
+            self.check_available(r, &available)?;
         } else {
-            self.check_available(r)?;
+            self.check_available(r, &[])?;
+        }
+        if let Some((unit, _)) = &self.record.unit {
+            let v2 = self.version() == Version::V2;
+            if let Some(h) = self.unified().filter(|_| v2) {
+                // systemd writes at once what would kill.
+                v2::check_usage(&h.dir, r)?;
+            }
+            let now = || folder::read_file(&self.unified()?.dir, "memory.max").ok()?.trim_end().parse().ok();
+            self.systemd(|systemd| systemd.set(unit, systemd.limits(r, v2, now)?))?;
         }
         self.limit(r, true)
     }
@@ -356,6 +318,14 @@ impl Cgroup {
 
     /// Kills what is left and removes the cgroups; finds nothing to do the second time.
     pub fn remove(&self) -> Result<()> {
+        if let Some((unit, _)) = &self.record.unit
+            && self.ours().any(|h| h.dir.exists())
+        {
+            // A scope whose last process is gone goes by itself; one that has some would be given
+            // time to end them gently.
+            self.kill(nix::libc::SIGKILL)?;
+            self.systemd(|systemd| systemd.stop(unit))?;
+        }
         let mut busy = Vec::new();
         let mut failed = Ok(());
         for h in self.ours() {
@@ -408,6 +378,15 @@ impl Cgroup {
         self.record.hierarchies.iter().map(view).collect()
     }
 
+    /// Calls systemd over the one connection of this command.
+    fn systemd<T>(&self, call: impl FnOnce(&mut systemd::Systemd) -> Result<T>) -> Result<T> {
+        let mut slot = self.systemd.borrow_mut();
+        match &mut *slot {
+            Some(systemd) => call(systemd),
+            None => call(slot.insert(systemd::Systemd::connect(self.record.rootless)?)),
+        }
+    }
+
     fn ours(&self) -> impl Iterator<Item = &Hierarchy> {
         self.record.hierarchies.iter().filter(|h| h.ours)
     }
@@ -423,63 +402,6 @@ impl Cgroup {
     /// The hierarchy whose list of processes counts.
     fn primary(&self) -> Option<&Hierarchy> {
         self.freezer().or_else(|| self.ours().next())
-    }
-
-    /// Refuses a configuration that asks for a controller which is not there.
-    fn check_available(&self, r: &LinuxResources) -> Result<()> {
-        let unified = self.unified().filter(|h| h.ours);
-        let there = |v1: &str, v2: &str| self.ours().any(|h| h.has(v1)) || (unified.is_some() && self.available.iter().any(|c| c == v2));
-        // What exists but is not for this user is said by `warn_of_the_missing`.
-        let forbidden = self.record.hierarchies.iter().any(|h| !h.ours) || self.record.hierarchies.is_empty();
-        for (v1, v2, field) in limits::asked(r) {
-            if !there(v1, v2) && !forbidden {
-                let name = if self.version() == Version::V2 && !v2.is_empty() { v2 } else { v1 };
-                bail!("linux.resources.{field}: this host has no cgroup controller {name:?}{}", self.where_looked());
-            }
-        }
-        for key in r.unified().iter().flatten().map(|(key, _)| key) {
-            let name = key.split('.').next().unwrap_or_default();
-            if !forbidden && name != "cgroup" && !there("", name) {
-                bail!("linux.resources.unified: {key:?} can't be set: controller {name:?} not available{}", self.where_looked());
-            }
-        }
-        if r.devices().as_ref().is_some_and(|d| !d.is_empty()) && !forbidden && !there("devices", "") && unified.is_none() {
-            bail!("linux.resources.devices: this host has no cgroup controller \"devices\"");
-        }
-        Ok(())
-    }
-
-    fn where_looked(&self) -> String {
-        match self.unified() {
-            Some(h) => format!(" (see {})", h.mountpoint.join("cgroup.controllers").display()),
-            None => " (see /proc/self/cgroup)".to_owned(),
-        }
-    }
-
-    /// One line about all that the container goes without.
-    fn warn_of_the_missing(&mut self, resources: Option<&LinuxResources>) {
-        if self.record.hierarchies.iter().all(|h| h.ours) && !self.record.hierarchies.is_empty() {
-            return;
-        }
-        let has =
-            |v1: &str, v2: &str| self.ours().any(|h| h.has(v1)) || (self.ours().any(|h| h.v2) && self.available.iter().any(|c| c == v2));
-        let asked = resources.map(limits::asked).unwrap_or_default();
-        let without: Vec<String> = asked.into_iter().filter(|(v1, v2, _)| !has(v1, v2)).map(|(_, _, field)| field).collect();
-        if without.is_empty() && (self.exists() || self.record.driver == Driver::Disabled) {
-            return;
-        }
-        let why = if self.record.driver == Driver::Disabled { "cgroups are disabled" } else { "this user has no cgroup to divide" };
-        let what = if without.is_empty() {
-            "limits, pause and update do not work".to_owned()
-        } else {
-            format!("not applied: {}", without.join(", "))
-        };
-        let cure = if self.record.driver == Driver::Disabled {
-            ""
-        } else {
-            " (have one delegated, for example by 'systemd-run --user --scope -p Delegate=yes')"
-        };
-        self.warnings.push(format!("cgroup: {why}, the container runs in its caller's; {what}{cure}"));
     }
 
     /// On v2, makes the controllers available in the container's cgroup: all of them, since clients
@@ -519,6 +441,16 @@ impl Cgroup {
 
     /// Writes the limits into every hierarchy that has the controller.
     fn limit(&self, r: &LinuxResources, changed: bool) -> Result<()> {
+        let mut r = Cow::Borrowed(r);
+        if self.record.unit.is_some()
+            && let Some(pids) = r.pids().filter(|p| p.limit() == 0)
+        {
+            // systemd knows no limit of 0: see TasksMax.
+            let mut pids = pids;
+            pids.set_limit(1);
+            r.to_mut().set_pids(Some(pids));
+        }
+        let r = &*r;
         if self.ours().any(|h| !h.v2) {
             let writes = v1::writes(r)?;
             for h in self.ours().filter(|h| !h.v2) {
@@ -550,32 +482,4 @@ impl Cgroup {
             other => other,
         }
     }
-}
-
-/// Whether this user may make `dir`: the nearest folder above it that exists can be written.
-fn writable(dir: &Path) -> bool {
-    let Some(there) = dir.ancestors().skip(1).find(|a| a.exists()) else { return false };
-    nix::unistd::eaccess(there, nix::unistd::AccessFlags::W_OK).is_ok()
-}
-
-fn is_called(h: &Hierarchy, name: &str) -> bool {
-    h.has(name) || (h.controllers.strip_prefix("name=") == Some(name)) || (h.v2 && name.is_empty())
-}
-
-/// The folder that the values of `--cgroup` name in hierarchy `h`; never one outside the container's.
-fn below(h: &Hierarchy, sub: &[String]) -> Result<Option<PathBuf>> {
-    for value in sub {
-        let (names, path) = match value.split_once(':') {
-            Some((names, path)) => (Some(names), path),
-            None => (None, value.as_str()),
-        };
-        if names.is_none_or(|names| names.split(',').any(|n| is_called(h, n))) {
-            let path = Path::new(path);
-            if path.components().any(|c| c == std::path::Component::ParentDir) {
-                bail!("--cgroup {value}: bad sub cgroup path (it must stay below the container's cgroup)");
-            }
-            return Ok(Some(h.dir.join(hierarchies::clean(path))));
-        }
-    }
-    Ok(None)
 }
