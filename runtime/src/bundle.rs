@@ -5,7 +5,7 @@
 //! nothing behind.
 
 use anyhow::{Context, Result, bail};
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{Hooks, Spec};
 use std::path::{Path, PathBuf};
 
 /// The OCI runtime specification that this runtime implements.
@@ -71,6 +71,57 @@ pub fn check(spec: &Spec) -> Result<()> {
     }
     if let Some(process) = spec.process() {
         check_process(process)?;
+    }
+    if let Some(hooks) = spec.hooks() {
+        check_hooks(hooks)?;
+    }
+    if let Some(linux) = spec.linux() {
+        let unsupported = [
+            ("linux.intelRdt", linux.intel_rdt().is_some()),
+            ("linux.netDevices", linux.net_devices().as_ref().is_some_and(|d| !d.is_empty())),
+        ];
+        refuse(&unsupported)?;
+    }
+    let foreign = [
+        ("solaris", spec.solaris().is_some()),
+        ("windows", spec.windows().is_some()),
+        ("vm", spec.vm().is_some()),
+        ("zos", spec.zos().is_some()),
+    ];
+    for (field, there) in foreign {
+        if there && spec.linux().is_none() {
+            bail!("{field}: this runtime makes Linux containers, and the configuration has no linux section");
+        }
+    }
+    Ok(())
+}
+
+/// What this version cannot do is an error, never left out in silence.
+fn refuse(fields: &[(&str, bool)]) -> Result<()> {
+    match fields.iter().find(|(_, there)| *there) {
+        Some((field, _)) => bail!("{field}: not supported by this version of rrun"),
+        None => Ok(()),
+    }
+}
+
+fn check_hooks(hooks: &Hooks) -> Result<()> {
+    let kinds = [
+        ("prestart", hooks.prestart()),
+        ("createRuntime", hooks.create_runtime()),
+        ("createContainer", hooks.create_container()),
+        ("startContainer", hooks.start_container()),
+        ("poststart", hooks.poststart()),
+        ("poststop", hooks.poststop()),
+    ];
+    for (kind, list) in kinds {
+        for (i, hook) in list.iter().flatten().enumerate() {
+            if !hook.path().is_absolute() {
+                bail!("hooks.{kind}[{i}].path: {:?} is not an absolute path", hook.path());
+            }
+            if hook.timeout().is_some_and(|t| t <= 0) {
+                bail!("hooks.{kind}[{i}].timeout: must be above 0 seconds");
+            }
+        }
     }
     Ok(())
 }

@@ -121,6 +121,15 @@ pub struct Record {
     /// It was made without privileges over the host.
     #[serde(default)]
     pub rootless: bool,
+    /// Its namespaces that are not the runtime's, as `CLONE_NEW*` flags: what `exec` joins.
+    #[serde(default)]
+    pub namespaces: u64,
+    /// Its user namespace has no more than the caller's single group: setgroups is forbidden in it.
+    #[serde(default)]
+    pub single_group: bool,
+    /// Its configuration has hooks: `start` and `delete` must read it.
+    #[serde(default)]
+    pub hooks: bool,
 }
 
 /// A container's folder, opened.

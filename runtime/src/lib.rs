@@ -26,6 +26,7 @@ pub mod namespaces;
 pub mod process;
 pub mod relay;
 pub mod rootfs;
+pub mod scheduling;
 pub mod sealed_exe;
 pub mod seccomp;
 pub mod signals;

@@ -185,14 +185,21 @@ pub fn inherited_fd(fd: RawFd) -> Option<OwnedFd> {
     Some(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// `execve(2)` with strings prepared before; returns only on failure.
+fn pointers(list: &[CString]) -> Vec<*const c_char> {
+    list.iter().map(|s| s.as_ptr()).chain([null()]).collect()
+}
+
+/// `execve(2)` with strings prepared before; returns only on failure. Not `execveat`: a seccomp
+/// profile may allow the one and not the other.
 pub fn execve(path: &CStr, argv: &[CString], envp: &[CString]) -> Errno {
-    execveat(CWD, path, argv, envp, 0)
+    let (argv, envp) = (pointers(argv), pointers(envp));
+    // SAFETY: both arrays end in a null pointer and their strings outlive the call.
+    unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
+    Errno::last()
 }
 
 /// `execveat(2)`; with an empty `path` and `AT_EMPTY_PATH` the descriptor itself is executed.
 pub fn execveat(dir: BorrowedFd<'_>, path: &CStr, argv: &[CString], envp: &[CString], flags: c_int) -> Errno {
-    let pointers = |list: &[CString]| -> Vec<*const c_char> { list.iter().map(|s| s.as_ptr()).chain([null()]).collect() };
     let (argv, envp) = (pointers(argv), pointers(envp));
     // SAFETY: both arrays end in a null pointer and their strings outlive the call.
     unsafe { libc::syscall(libc::SYS_execveat, dir.as_raw_fd(), path.as_ptr(), argv.as_ptr(), envp.as_ptr(), flags) };
@@ -311,11 +318,12 @@ pub fn seccomp_flag_available(flag: u32) -> bool {
     Errno::last() == Errno::EFAULT
 }
 
-/// `setrlimit` through `prlimit(2)`, for every resource number the kernel knows.
-pub fn setrlimit(resource: u32, soft: u64, hard: u64) -> Result<()> {
+/// `prlimit(2)`: sets a resource limit of process `pid` (0 is the caller), for every resource number
+/// the kernel knows.
+pub fn prlimit(pid: i32, resource: u32, soft: u64, hard: u64) -> Result<()> {
     let limit = [soft, hard];
-    // SAFETY: rlimit64 is two u64; pid 0 is the caller.
-    check(unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, limit.as_ptr(), null_mut::<c_void>()) })?;
+    // SAFETY: rlimit64 is two u64.
+    check(unsafe { libc::syscall(libc::SYS_prlimit64, pid, resource, limit.as_ptr(), null_mut::<c_void>()) })?;
     Ok(())
 }
 
@@ -331,6 +339,84 @@ pub fn getrlimit(resource: u32) -> Result<(u64, u64)> {
 pub fn personality(persona: u64) -> Result<()> {
     // SAFETY: a plain integer.
     check(unsafe { libc::syscall(libc::SYS_personality, persona) })?;
+    Ok(())
+}
+
+/// `chdir(2)`.
+pub fn chdir(path: &CStr) -> Result<()> {
+    // SAFETY: path ends in a null byte.
+    check(unsafe { libc::chdir(path.as_ptr()) } as c_long)?;
+    Ok(())
+}
+
+/// `setdomainname(2)`: the NIS domain name of the UTS namespace.
+pub fn setdomainname(name: &CStr) -> Result<()> {
+    // SAFETY: the pointer covers the length given.
+    check(unsafe { libc::setdomainname(name.as_ptr(), name.to_bytes().len()) } as c_long)?;
+    Ok(())
+}
+
+/// The argument of `sched_setattr(2)`, without its size.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SchedAttr {
+    /// `SCHED_*`.
+    pub policy: u32,
+    /// `SCHED_FLAG_*`.
+    pub flags: u64,
+    /// Nice value of the ordinary policies.
+    pub nice: i32,
+    /// Static priority of the real-time policies.
+    pub priority: u32,
+    /// `SCHED_DEADLINE`: nanoseconds.
+    pub runtime: u64,
+    /// `SCHED_DEADLINE`: nanoseconds.
+    pub deadline: u64,
+    /// `SCHED_DEADLINE`: nanoseconds.
+    pub period: u64,
+}
+
+/// `sched_setattr(2)` of the caller.
+pub fn sched_setattr(attributes: &SchedAttr) -> Result<()> {
+    #[repr(C)]
+    struct Kernel {
+        size: u32,
+        policy: u32,
+        flags: u64,
+        nice: i32,
+        priority: u32,
+        runtime: u64,
+        deadline: u64,
+        period: u64,
+    }
+    let SchedAttr { policy, flags, nice, priority, runtime, deadline, period } = *attributes;
+    let block = Kernel { size: size_of::<Kernel>() as u32, policy, flags, nice, priority, runtime, deadline, period };
+    // SAFETY: the first version of the kernel's structure, whose size it says.
+    check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const block, 0) })?;
+    Ok(())
+}
+
+/// `ioprio_set(2)` of the caller: class in bits 13 on, value below.
+pub fn ioprio_set(priority: u32) -> Result<()> {
+    const WHO_PROCESS: c_int = 1;
+    // SAFETY: plain integers.
+    check(unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, priority) })?;
+    Ok(())
+}
+
+/// `sched_setaffinity(2)` of the caller; one bit per CPU.
+pub fn sched_setaffinity(mask: &[u64]) -> Result<()> {
+    // SAFETY: the pointer covers the size given.
+    check(unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, size_of_val(mask), mask.as_ptr()) })?;
+    Ok(())
+}
+
+/// `set_mempolicy(2)` of the caller: mode with flags, one bit per node.
+pub fn set_mempolicy(mode: u32, nodes: &[u64]) -> Result<()> {
+    // The kernel takes one bit less than it is told.
+    let bits = if nodes.is_empty() { 0 } else { nodes.len() * 64 + 1 };
+    let pointer = if nodes.is_empty() { null() } else { nodes.as_ptr() };
+    // SAFETY: the pointer covers the bits given, or is null with none.
+    check(unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, pointer, bits) })?;
     Ok(())
 }
 

@@ -1,9 +1,69 @@
-//! `create`.
+//! `create`: a container whose process waits for `start`. `run` shares [`make`] with it.
 
+use crate::bundle::Bundle;
 use crate::cli::{Create, Globals};
-use anyhow::{Result, bail};
+use crate::container::Container;
+use crate::process::{self, Gate, Made, Plan};
+use crate::{exec_fifo, sealed_exe, terminal};
+use anyhow::{Context, Result};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
-/// Not written yet.
-pub fn run(_globals: &Globals, _args: &Create) -> Result<i32> {
-    bail!("create: not implemented")
+/// Makes the container and returns when its process waits at the exec fifo.
+pub fn run(globals: &Globals, args: &Create) -> Result<i32> {
+    sealed_exe::ensure()?;
+    make(globals, args, true, true)?;
+    Ok(0)
+}
+
+/// Makes the container: validate, reserve, make, and on any error unmake all of it. With `gated` its
+/// process waits for `start`; with `detached` nobody stays to relay its terminal.
+pub(super) fn make(globals: &Globals, args: &Create, gated: bool, detached: bool) -> Result<(Container, Plan, Made)> {
+    let dir = args.bundle.as_deref().unwrap_or(Path::new("."));
+    let bundle = Bundle::load(dir, args.config.as_deref())?;
+    let mut plan = Plan::new(globals, args, &bundle)?;
+    terminal::check(plan.setup.terminal, detached, args.console_socket.is_some())?;
+    let console = args.console_socket.as_deref().map(terminal::connect).transpose().context("--console-socket")?;
+
+    let mut container = Container::reserve(&globals.root, plan.record(&bundle), &bundle.json)?;
+    match fill(&mut container, &mut plan, args, gated, console) {
+        Ok(made) => Ok((container, plan, made)),
+        Err(error) => {
+            if let Err(also) = super::delete::destroy(&container) {
+                crate::log::warn(format!("while undoing it: {also:#}"));
+            }
+            Err(error.context("unable to start container process"))
+        }
+    }
+}
+
+fn fill(container: &mut Container, plan: &mut Plan, args: &Create, gated: bool, console: Option<OwnedFd>) -> Result<Made> {
+    let fifo = gated.then(|| exec_fifo::create(&container.dir)).transpose()?;
+    let gate = Gate::new(fifo, console, &container.record);
+    let made = process::create(plan, container, &gate)?;
+    if let (Some(path), Some(pidfd)) = (&args.pidfd_socket, &made.pidfd) {
+        send_pidfd(path, pidfd)?;
+    }
+    if let Some(path) = &args.pid_file {
+        // Last of all: callers take its appearance as the sign that the container is there.
+        write_pid_file(path, made.pid)?;
+    }
+    Ok(made)
+}
+
+/// Sends a process's pidfd to `--pidfd-socket`.
+pub(super) fn send_pidfd(path: &Path, pidfd: &OwnedFd) -> Result<()> {
+    let socket = terminal::connect(path).context("--pidfd-socket")?;
+    terminal::send_fd(socket.as_fd(), pidfd.as_fd(), "pidfd")
+}
+
+/// Writes a pid file under a temporary name and renames it, so that a reader finds it whole.
+pub(super) fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
+    let name = path.file_name().with_context(|| format!("--pid-file: {} names no file", path.display()))?;
+    let mut hidden = std::ffi::OsString::from(".");
+    hidden.push(name);
+    let temporary = path.with_file_name(hidden);
+    std::fs::write(&temporary, pid.to_string())
+        .and_then(|()| std::fs::rename(&temporary, path))
+        .with_context(|| format!("--pid-file: write {}", path.display()))
 }

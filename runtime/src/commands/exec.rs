@@ -1,9 +1,107 @@
-//! `exec`.
+//! `exec`: a further process in a running container.
 
-use crate::cli::{Exec, Globals};
-use anyhow::{Result, bail};
+use super::create::{send_pidfd, write_pid_file};
+use crate::cli::{self, Globals};
+use crate::container::{Container, Status};
+use crate::credentials;
+use crate::process::{self, Exec, Gate, Setup};
+use crate::supervise::Supervisor;
+use crate::{bundle, sealed_exe, terminal};
+use anyhow::{Context, Result, bail};
+use oci_spec::runtime::{Process, Spec};
+use std::ffi::CString;
 
-/// Not written yet.
-pub fn run(_globals: &Globals, _args: &Exec) -> Result<i32> {
-    bail!("exec: not implemented")
+/// Runs the process; attached, the answer is its status (128 + n for signal n).
+pub fn run(globals: &Globals, args: &cli::Exec) -> Result<i32> {
+    sealed_exe::ensure()?;
+    let container = Container::load(&globals.root, &args.id)?;
+    match container.status()? {
+        Status::Stopped | Status::Creating => bail!("cannot exec in a stopped container"),
+        Status::Paused if !args.ignore_paused => bail!("cannot exec in a paused container (use --ignore-paused to override)"),
+        _ => (),
+    }
+    let spec = container.config()?;
+    let setup = setup(&container, &spec, args)?;
+    terminal::check(setup.terminal, args.detach, args.console_socket.is_some())?;
+    let console = args.console_socket.as_deref().map(terminal::connect).transpose().context("--console-socket")?;
+    let exec = Exec {
+        setup,
+        pid: container.record.pid,
+        pidfd: container.pidfd()?,
+        kinds: container.record.namespaces,
+        privileged: nix::unistd::geteuid().is_root(),
+    };
+
+    let entry = container.cgroup()?.entry(&args.cgroup)?;
+    let supervisor = if args.detach { None } else { Some(Supervisor::new(false)?) };
+    let gate = Gate::new(None, console, &container.record);
+    let made = process::run_exec(&exec, entry, &gate)?;
+    if let (Some(path), Some(pidfd)) = (&args.pidfd_socket, &made.pidfd) {
+        send_pidfd(path, pidfd)?;
+    }
+    if let Some(path) = &args.pid_file {
+        write_pid_file(path, made.pid)?;
+    }
+    let Some(supervisor) = supervisor else { return Ok(0) };
+    drop((exec, spec, gate));
+    supervisor.run(made.pid, made.pidfd, made.master)
+}
+
+/// The process: a whole one from `--process`, or the container's own, changed by the flags.
+fn setup(container: &Container, spec: &Spec, args: &cli::Exec) -> Result<Setup> {
+    let process = match &args.process {
+        Some(path) => {
+            let json = std::fs::read(path).with_context(|| format!("--process: {}", path.display()))?;
+            bundle::parse::<Process>(&json).with_context(|| format!("--process: {}", path.display()))?
+        }
+        None => from_flags(spec, args)?,
+    };
+    bundle::check_process(&process)?;
+    let linux = spec.linux().as_ref();
+    let mut setup = Setup::new(&process, linux, false)?;
+    // Ids and groups as the container's user namespace has them: the kernel refuses what it must.
+    setup.credentials.keep_groups = container.record.single_group;
+    for name in &args.cap {
+        setup.credentials.caps.add(credentials::capability_mask(name).context("--cap")?);
+    }
+    setup.keyring = Some(CString::new(format!("_ses.{}", container.record.id))?);
+    setup.first_closed = 3 + args.preserve_fds;
+    Ok(setup)
+}
+
+fn from_flags(spec: &Spec, args: &cli::Exec) -> Result<Process> {
+    let mut process = spec.process().clone().context("process: missing in the container's configuration")?;
+    process.set_args(Some(args.args.clone()));
+    if let Some(cwd) = &args.cwd {
+        process.set_cwd(cwd.clone());
+    }
+    let mut env = process.env().clone().unwrap_or_default();
+    env.extend(args.env.iter().cloned());
+    process.set_env(Some(env));
+    if let Some(tty) = args.tty {
+        process.set_terminal(Some(tty));
+    }
+    if let Some(label) = &args.process_label {
+        process.set_selinux_label(Some(label.clone()));
+    }
+    if let Some(profile) = &args.apparmor {
+        process.set_apparmor_profile(Some(profile.clone()));
+    }
+    if let Some(no_new_privs) = args.no_new_privs {
+        process.set_no_new_privileges(Some(no_new_privs));
+    }
+    let mut user = process.user().clone();
+    if let Some((uid, gid)) = args.user {
+        user.set_uid(uid);
+        if let Some(gid) = gid {
+            user.set_gid(gid);
+        }
+    }
+    if !args.additional_gids.is_empty() {
+        let mut groups = user.additional_gids().clone().unwrap_or_default();
+        groups.extend(&args.additional_gids);
+        user.set_additional_gids(Some(groups));
+    }
+    process.set_user(user);
+    Ok(process)
 }

@@ -1,9 +1,26 @@
-//! `run`.
+//! `run`: create and start in one, attached or detached.
 
+use super::create;
 use crate::cli::{Globals, Run};
-use anyhow::{Result, bail};
+use crate::sealed_exe;
+use crate::supervise::Supervisor;
+use anyhow::Result;
 
-/// Not written yet.
-pub fn run(_globals: &Globals, _args: &Run) -> Result<i32> {
-    bail!("run: not implemented")
+/// Runs the container; attached, the answer is its process's status (128 + n for signal n).
+pub fn run(globals: &Globals, args: &Run) -> Result<i32> {
+    sealed_exe::ensure()?;
+    let supervisor = if args.detach { None } else { Some(Supervisor::new(!args.no_subreaper)?) };
+    let (container, plan, made) = create::make(globals, &args.create, false, args.detach)?;
+    let started = super::start::poststart(&container);
+    let Some(supervisor) = supervisor else {
+        started?;
+        return Ok(0);
+    };
+    // What only making it needed: descriptors of mounts, the filter, the configuration.
+    drop(plan);
+    let status = started.and_then(|()| supervisor.run(made.pid, made.pidfd, made.master));
+    if !args.keep || status.is_err() {
+        super::delete::destroy(&container)?;
+    }
+    status
 }

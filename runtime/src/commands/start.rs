@@ -1,9 +1,31 @@
-//! `start`.
+//! `start`: lets a created container's process execute the user's program.
 
 use crate::cli::{Globals, Id};
+use crate::container::{Container, Status};
+use crate::{exec_fifo, hooks};
 use anyhow::{Result, bail};
+use std::os::fd::AsFd;
 
-/// Not written yet.
-pub fn run(_globals: &Globals, _args: &Id) -> Result<i32> {
-    bail!("start: not implemented")
+/// Opens the gate and waits until the program runs, or has failed to.
+pub fn run(globals: &Globals, args: &Id) -> Result<i32> {
+    let container = Container::load(&globals.root, &args.id)?;
+    match container.status()? {
+        Status::Created => (),
+        Status::Stopped | Status::Creating => bail!("cannot start a container that has stopped"),
+        Status::Running | Status::Paused => bail!("cannot start an already running container"),
+    }
+    let pidfd = container.pidfd()?;
+    exec_fifo::release(&container.exec_fifo(), pidfd.as_ref().map(AsFd::as_fd), || container.alive())?;
+    poststart(&container)?;
+    Ok(0)
+}
+
+/// Runs the poststart hooks.
+pub(super) fn poststart(container: &Container) -> Result<()> {
+    if !container.record.hooks {
+        return Ok(());
+    }
+    let config = container.config()?;
+    let Some(list) = config.hooks().as_ref().and_then(|h| h.poststart().as_ref()) else { return Ok(()) };
+    hooks::run(hooks::Kind::Poststart, list, &hooks::state(&container.record, "running", container.record.pid))
 }

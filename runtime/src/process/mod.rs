@@ -1,1 +1,127 @@
-//! Not written yet.
+//! Processes of a container: how the first one and those of `exec` come to be.
+//!
+//! [`Plan`] is the configuration, checked and converted; [`parent`] clones and answers; `init` and
+//! `exec` are the two straight lists of steps of the new process; [`protocol`] is what they say to
+//! each other. One thread exists until the new process is there, so that the copy of memory it
+//! starts with is whole.
+
+mod exec;
+mod init;
+mod parent;
+mod plan;
+pub mod protocol;
+mod setup;
+
+pub use exec::Exec;
+pub use parent::{Made, create, exec as run_exec};
+pub use plan::Plan;
+pub use setup::Setup;
+
+use crate::cgroups::Entry;
+use crate::container::Record;
+use crate::rootfs::Root;
+use crate::sys;
+use crate::terminal;
+use crate::user_ns::IdMaps;
+use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::libc;
+use protocol::{Channel, Kind};
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, OwnedFd};
+
+/// What a new process needs from the parent's side of the plan.
+#[derive(Debug)]
+pub struct Gate {
+    /// The exec fifo, opened `O_PATH`; `run` and `exec` have none.
+    pub fifo: Option<OwnedFd>,
+    /// The console socket, connected; without one the terminal goes to the parent.
+    pub console: Option<OwnedFd>,
+    /// The state that hooks read, but for its status and pid.
+    record: Record,
+}
+
+impl Gate {
+    /// From descriptors and the container's first record.
+    pub fn new(fifo: Option<OwnedFd>, console: Option<OwnedFd>, record: &Record) -> Gate {
+        Gate { fifo, console, record: record.clone() }
+    }
+
+    /// The state (runtime-spec, "State") as a hook in this process reads it.
+    pub fn state(&self, status: &str) -> Vec<u8> {
+        crate::hooks::state(&self.record, status, std::process::id() as i32)
+    }
+
+    fn hand_over_terminal(&self, channel: &Channel, master: &OwnedFd) -> Result<()> {
+        match &self.console {
+            Some(socket) => terminal::send_master(socket.as_fd(), master.as_fd()),
+            None => channel.send(Kind::Terminal, "", Some(master)).context("send the terminal's master"),
+        }
+    }
+}
+
+/// Makes the process's terminal, hands its master over, and takes the slave as standard streams.
+fn take_terminal(setup: &Setup, root: &Root, gate: &Gate, channel: &Channel, console: bool) -> Result<()> {
+    let pty = terminal::open_pty(root.open_ptmx()?)?;
+    if let Some((height, width)) = setup.console_size {
+        terminal::set_size(pty.master.as_fd(), height, width)?;
+    }
+    if console {
+        root.attach_console(pty.slave.as_fd())?;
+    }
+    gate.hand_over_terminal(channel, &pty.master)?;
+    terminal::attach(pty.slave)
+}
+
+/// Ties this process's life to the parent's, until it is released. The signal alone would miss a
+/// parent that died before the call: then the conversation's end-of-file ends this process.
+fn guard_against_orphaning() -> Result<()> {
+    sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0).context("prctl(PR_SET_PDEATHSIG)")?;
+    Ok(())
+}
+
+/// Writes this process into cgroups whose `cgroup.procs` the parent has opened: back to back, so
+/// that the kernel's grace period is waited for once.
+fn enter_cgroups(entry: Entry) -> Result<()> {
+    if let Entry::Write(files) = entry {
+        for file in files {
+            sys::write(file.as_fd(), b"0").context("join the cgroup: write to cgroup.procs")?;
+        }
+    }
+    Ok(())
+}
+
+/// Becomes user and group 0 of the user namespace, where it maps them.
+fn become_root(maps: &IdMaps) -> Result<()> {
+    for (result, what) in [(sys::setresgid(0), "setresgid(0)"), (sys::setresuid(0), "setresuid(0)")] {
+        match result {
+            // Not mapped: the capabilities of the namespace's maker are enough.
+            Err(Errno::EINVAL) => (),
+            other => other.with_context(|| format!("become root in the user namespace: {what}"))?,
+        }
+    }
+    let _ = maps;
+    Ok(())
+}
+
+/// `execve`; on success nothing of ours is left but what was asked to be.
+fn execute(setup: &Setup, path: &CStr, env: &[CString]) -> Result<std::convert::Infallible> {
+    match sys::close_range(setup.first_closed, true) {
+        Err(Errno::ENOSYS) => mark_all_cloexec(setup.first_closed as i32),
+        other => other.context("close_range")?,
+    }
+    for fd in 3..setup.first_closed as i32 {
+        sys::set_cloexec(fd, false).with_context(|| format!("--preserve-fds: descriptor {fd} is not open"))?;
+    }
+    let errno = sys::execve(path, &setup.argv, env);
+    bail!("exec {}: {}", path.to_string_lossy(), errno.desc().to_lowercase())
+}
+
+/// The fallback before Linux 5.9: all of ours carry the flag anyway; inherited ones are looked for
+/// up to the largest number the limit allows, within reason.
+fn mark_all_cloexec(first: i32) {
+    let highest = sys::getrlimit(libc::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft.min(65536) as i32);
+    for fd in first..highest {
+        let _ = sys::set_cloexec(fd, true);
+    }
+}

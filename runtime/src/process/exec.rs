@@ -1,0 +1,99 @@
+//! A further process in a container, from `clone3` to `execve`: what `exec` makes.
+
+use super::protocol::{Channel, Kind};
+use super::{Gate, Setup, enter_cgroups, guard_against_orphaning};
+use crate::cgroups::Entry;
+use crate::namespaces::{self, NEWPID, NEWUSER};
+use crate::rootfs::Root;
+use crate::sys;
+use crate::user_ns::IdMaps;
+use anyhow::{Context, Result};
+use nix::libc;
+use std::os::fd::OwnedFd;
+
+/// What `exec` will do.
+#[derive(Debug)]
+pub struct Exec {
+    /// The process.
+    pub setup: Setup,
+    /// Init's process id.
+    pub pid: i32,
+    /// Init's pidfd, where the kernel has pidfds.
+    pub pidfd: Option<OwnedFd>,
+    /// The container's namespaces that are not the caller's, as `CLONE_NEW*` flags.
+    pub kinds: u64,
+    /// The caller is root and may join the PID namespace for its children.
+    pub privileged: bool,
+}
+
+impl Exec {
+    /// Whether an intermediate process must join the namespaces first: an ordinary user has the right
+    /// to join only once it is in the container's user namespace, which a parent cannot enter and leave.
+    pub fn needs_hop(&self) -> bool {
+        !self.privileged && self.kinds & NEWUSER != 0
+    }
+
+    fn join(&self, kinds: u64) -> Result<()> {
+        namespaces::join_process(self.pidfd.as_ref(), self.pid, kinds)
+    }
+
+    /// Joins the PID namespace for the next clone; the caller itself stays where it is.
+    pub(super) fn join_pid_namespace(&self) -> Result<()> {
+        self.join(self.kinds & NEWPID)
+    }
+}
+
+/// Becomes the process. Never returns: what goes wrong is told to the parent.
+pub(super) fn main(exec: &Exec, channel: Channel, entry: Entry, gate: &Gate, hopped: bool) -> ! {
+    let Err(error) = steps(exec, &channel, entry, gate, hopped);
+    let _ = channel.send(Kind::Failed, &format!("{error:#}"), None);
+    sys::exit_now(1)
+}
+
+fn steps(exec: &Exec, channel: &Channel, entry: Entry, gate: &Gate, hopped: bool) -> Result<std::convert::Infallible> {
+    guard_against_orphaning()?;
+    sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).context("prctl(PR_SET_DUMPABLE)")?;
+    if !hopped {
+        enter_cgroups(entry)?;
+        exec.join(exec.kinds & !NEWPID)?;
+        if exec.kinds & NEWUSER != 0 {
+            super::become_root(&IdMaps::default())?;
+        }
+    }
+    exec.setup.scheduling.apply_final_affinity()?;
+    exec.setup.begin()?;
+    let root = Root::current()?;
+    if exec.setup.terminal {
+        super::take_terminal(&exec.setup, &root, gate, channel, false)?;
+    }
+    let path = exec.setup.finish(&root, channel)?;
+    channel.ask(Kind::Ready, "")?;
+    sys::prctl(libc::PR_SET_PDEATHSIG, 0, 0).context("prctl(PR_SET_PDEATHSIG)")?;
+    let env = exec.setup.environment();
+    exec.setup.load_late_filter(channel)?;
+    super::execute(&exec.setup, &path, &env)
+}
+
+/// The hop: see [`Exec::needs_hop`].
+pub(super) fn hop(exec: &Exec, channel: Channel, entry: Entry, gate: &Gate) -> ! {
+    match hop_steps(exec, entry) {
+        Ok(sys::Cloned::Child) => main(exec, channel, Entry::None, gate, true),
+        Ok(sys::Cloned::Parent(pid, _)) => {
+            let sent = channel.send(Kind::Forked, &pid.to_string(), None);
+            sys::exit_now(i32::from(sent.is_err()))
+        }
+        Err(error) => {
+            let _ = channel.send(Kind::Failed, &format!("{error:#}"), None);
+            sys::exit_now(1)
+        }
+    }
+}
+
+fn hop_steps(exec: &Exec, entry: Entry) -> Result<sys::Cloned> {
+    guard_against_orphaning()?;
+    sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).context("prctl(PR_SET_DUMPABLE)")?;
+    enter_cgroups(entry)?;
+    exec.join(exec.kinds)?;
+    super::become_root(&IdMaps::default())?;
+    sys::clone(libc::CLONE_PARENT as u64, None).context("clone3 of the process")
+}

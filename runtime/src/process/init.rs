@@ -1,0 +1,142 @@
+//! The container's first process, from `clone3` to `execve`: a straight list of steps that
+//! interprets the [`Plan`]. Runs in the child; every failure becomes one message to the parent, or,
+//! once the parent may be gone, one line in the exec fifo, where `start` reads it.
+
+use super::plan::Plan;
+use super::protocol::{Channel, Kind};
+use super::{Gate, enter_cgroups, guard_against_orphaning};
+use crate::cgroups::Entry;
+use crate::namespaces::{self, NEWCGROUP, NEWNET, NEWPID, NEWUSER};
+use crate::{exec_fifo, hooks, sys};
+use anyhow::{Context, Result};
+use nix::libc;
+use std::os::fd::{AsFd, OwnedFd};
+
+/// Becomes the container's process. Never returns: what goes wrong is told to the parent.
+pub(super) fn main(plan: &Plan, channel: Channel, entry: Entry, gate: &Gate, hopped: bool) -> ! {
+    let mut late = None;
+    let Err(error) = steps(plan, &channel, entry, gate, hopped, &mut late);
+    match late {
+        Some(fifo) => exec_fifo::fail(OwnedFd::as_fd(&fifo), &error),
+        None => {
+            let _ = channel.send(Kind::Failed, &format!("{error:#}"), None);
+        }
+    }
+    sys::exit_now(1)
+}
+
+/// The steps in the order in which the kernel wants them. `late` is set once errors go to the fifo.
+fn steps(
+    plan: &Plan,
+    channel: &Channel,
+    entry: Entry,
+    gate: &Gate,
+    hopped: bool,
+    late: &mut Option<OwnedFd>,
+) -> Result<std::convert::Infallible> {
+    guard_against_orphaning()?;
+    if !hopped {
+        join_cgroup(channel, entry)?;
+        enter_user_namespace(plan, channel)?;
+        plan.namespaces.join(|kind| kind != NEWPID)?;
+    }
+    sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).context("prctl(PR_SET_DUMPABLE)")?;
+    if plan.namespaces.new & NEWCGROUP != 0 {
+        namespaces::unshare_cgroup()?;
+    }
+    plan.setup.begin()?;
+    if plan.namespaces.new & NEWNET != 0 {
+        sys::loopback_up().context("bring the loopback device up")?;
+    }
+
+    let root = plan.rootfs.prepare()?;
+    if plan.hooks.prestart().is_some() || plan.hooks.create_runtime().is_some() {
+        channel.ask(Kind::Hooks, "")?;
+    }
+    if let Some(list) = plan.hooks.create_container() {
+        hooks::run(hooks::Kind::CreateContainer, list, &gate.state("creating"))?;
+    }
+    root.pivot()?;
+    if plan.setup.terminal {
+        super::take_terminal(&plan.setup, &root, gate, channel, true)?;
+    }
+    if let Some(name) = &plan.hostname {
+        nix::unistd::sethostname(name).with_context(|| format!("hostname: sethostname({name:?})"))?;
+    }
+    if let Some(name) = &plan.domainname {
+        sys::setdomainname(name).with_context(|| format!("domainname: setdomainname({name:?})"))?;
+    }
+    plan.sysctls.write(&root)?;
+    root.finish()?;
+
+    let gated = gate.fifo.as_ref().map(|fifo| Ok::<_, anyhow::Error>((root.procfs()?, fifo))).transpose()?;
+    let path = plan.setup.finish(&root, channel)?;
+    channel.ask(Kind::Ready, "")?;
+
+    // From here on this process may outlive its parent.
+    sys::prctl(libc::PR_SET_PDEATHSIG, 0, 0).context("prctl(PR_SET_PDEATHSIG)")?;
+    let env = plan.setup.environment();
+    let loaded = plan.setup.load_late_filter(channel);
+    if let Some((procfs, fifo)) = gated {
+        *late = Some(exec_fifo::wait(procfs, fifo.as_fd())?);
+    }
+    loaded?;
+    if let Some(list) = plan.hooks.start_container() {
+        hooks::run(hooks::Kind::StartContainer, list, &gate.state("created"))?;
+    }
+    super::execute(&plan.setup, &path, &env)
+}
+
+fn join_cgroup(channel: &Channel, entry: Entry) -> Result<()> {
+    if matches!(entry, Entry::Adopt) {
+        channel.ask(Kind::JoinCgroup, "")?;
+        return Ok(());
+    }
+    enter_cgroups(entry)
+}
+
+/// In a new user namespace: waits for the maps, then becomes its root, if it has one.
+fn enter_user_namespace(plan: &Plan, channel: &Channel) -> Result<()> {
+    if plan.namespaces.new & NEWUSER == 0 {
+        return Ok(());
+    }
+    channel.ask(Kind::MapIds, "")?;
+    super::become_root(&plan.id_maps)
+}
+
+/// The hop: joins and makes what init cannot enter by itself, clones init as its own sibling, tells
+/// the parent, and leaves. See [`crate::namespaces::Namespaces::needs_hop`].
+pub(super) fn hop(plan: &Plan, channel: Channel, entry: Entry, gate: &Gate) -> ! {
+    let made = hop_steps(plan, &channel, entry);
+    match made {
+        Ok(sys::Cloned::Child) => main(plan, channel, Entry::None, gate, true),
+        Ok(sys::Cloned::Parent(pid, _)) => {
+            let sent = channel.send(Kind::Forked, &pid.to_string(), None);
+            sys::exit_now(i32::from(sent.is_err()))
+        }
+        Err(error) => {
+            let _ = channel.send(Kind::Failed, &format!("{error:#}"), None);
+            sys::exit_now(1)
+        }
+    }
+}
+
+fn hop_steps(plan: &Plan, channel: &Channel, entry: Entry) -> Result<sys::Cloned> {
+    guard_against_orphaning()?;
+    join_cgroup(channel, entry)?;
+    let namespaces = &plan.namespaces;
+    let new_user = namespaces.new & NEWUSER != 0;
+    namespaces.join(|_| true)?;
+    if namespaces.joins(NEWUSER) {
+        super::become_root(&plan.id_maps)?;
+    }
+    if new_user {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER).context("linux.namespaces: unshare of the user namespace")?;
+        enter_user_namespace(plan, channel)?;
+    }
+    if namespaces.new & namespaces::NEWTIME != 0 {
+        namespaces::unshare_time(&namespaces.time_offsets)?;
+    }
+    let flags = namespaces.clone_flags() & !NEWUSER | libc::CLONE_PARENT as u64;
+    sys::clone(flags, None).context("clone3 of init")
+}

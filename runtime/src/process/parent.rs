@@ -1,0 +1,254 @@
+//! The parent's side: clone, then answer the child until it is on its own.
+
+use super::protocol::{Channel, Kind, Message};
+use super::{Exec, Gate, Plan, Setup, exec as exec_child, init};
+use crate::cgroups::Entry;
+use crate::container::{self, Container};
+use crate::namespaces::{self, NEWPID, NEWTIME};
+use crate::{hooks, log, sys};
+use anyhow::{Context, Result, anyhow, bail};
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
+use std::os::fd::{AsFd, OwnedFd};
+
+/// A process that was made.
+#[derive(Debug)]
+pub struct Made {
+    /// Its id in the caller's PID namespace.
+    pub pid: i32,
+    /// Its pidfd, where the kernel has pidfds.
+    pub pidfd: Option<OwnedFd>,
+    /// The master of its terminal, when no console socket took it.
+    pub master: Option<OwnedFd>,
+}
+
+/// Makes the container's first process. On return its record has its pid, and it either waits at the
+/// exec fifo or, without one, has executed the user's program. On an error it is dead and reaped;
+/// everything else that was made is in the record, for [`Container::destroy`].
+pub fn create(plan: &mut Plan, container: &mut Container, gate: &Gate) -> Result<Made> {
+    plan.rootfs.open_sources()?;
+    let plan = &*plan;
+    let entry = plan.cgroup.create(plan.resources.as_ref(), &plan.annotations)?;
+    for warning in plan.cgroup.warnings() {
+        log::warn(warning);
+    }
+    let hop = plan.namespaces.needs_hop();
+    let borrowed = lend_namespaces(plan, hop)?;
+    let flags = if hop { 0 } else { plan.namespaces.clone_flags() };
+    let child = |channel, entry| if hop { init::hop(plan, channel, entry, gate) } else { init::main(plan, channel, entry, gate, false) };
+    let cloned = Conversation::start(flags, entry, child);
+    for namespace in borrowed {
+        namespace.restore()?;
+    }
+    let mut conversation = cloned?;
+    conversation.serve_or_kill(|conversation, message| match message.kind {
+        Kind::MapIds => plan.id_maps.write(conversation.pid, plan.privileged),
+        Kind::JoinCgroup => plan.cgroup.adopt(conversation.pid, plan.resources.as_ref(), &plan.annotations),
+        Kind::Hooks => run_hooks(plan, container, conversation.pid),
+        Kind::Listener => send_listener(plan, container, conversation.pid, message),
+        Kind::Ready => {
+            apply_limits(&plan.setup, conversation.pid)?;
+            container.record.pid = conversation.pid;
+            container.record.start_time = container::start_time(conversation.pid).context("init died before it was ready")?;
+            container.save()?;
+            conversation.done = gate.fifo.is_some();
+            Ok(())
+        }
+        other => bail!("unexpected message {other:?} of init"),
+    })
+}
+
+/// Makes a further process in a running container; on return it has executed its program.
+pub fn exec(exec: &Exec, entry: Entry, gate: &Gate) -> Result<Made> {
+    let hop = exec.needs_hop();
+    if !hop {
+        exec.join_pid_namespace()?;
+    }
+    exec.setup.scheduling.apply_initial_affinity()?;
+    let child = |channel, entry| {
+        if hop { exec_child::hop(exec, channel, entry, gate) } else { exec_child::main(exec, channel, entry, gate, false) }
+    };
+    let mut conversation = Conversation::start(0, entry, child)?;
+    conversation.serve_or_kill(|conversation, message| match message.kind {
+        Kind::Ready => apply_limits(&exec.setup, conversation.pid),
+        Kind::Listener => Ok(()),
+        other => bail!("unexpected message {other:?} of the process"),
+    })
+}
+
+/// Changes the namespaces of the caller's next child where only its parent can; the answer puts
+/// them back.
+fn lend_namespaces(plan: &Plan, hop: bool) -> Result<Vec<namespaces::Borrowed>> {
+    let mut borrowed = Vec::new();
+    if hop {
+        return Ok(borrowed);
+    }
+    if plan.namespaces.joins(NEWPID) {
+        borrowed.push(namespaces::Borrowed::remember(NEWPID)?);
+        plan.namespaces.join(|kind| kind == NEWPID)?;
+    }
+    if plan.namespaces.new & NEWTIME != 0 {
+        borrowed.push(namespaces::Borrowed::remember(NEWTIME)?);
+        namespaces::unshare_time(&plan.namespaces.time_offsets)?;
+    }
+    Ok(borrowed)
+}
+
+/// The parent's end, and what it knows of the child.
+struct Conversation {
+    channel: Channel,
+    pid: i32,
+    pidfd: Option<OwnedFd>,
+    hop: Option<i32>,
+    master: Option<OwnedFd>,
+    /// The child needs no more answers.
+    done: bool,
+}
+
+impl Conversation {
+    /// Clones; `child` runs in the new process and never returns.
+    fn start(flags: u64, entry: Entry, child: impl FnOnce(Channel, Entry) -> std::convert::Infallible) -> Result<Conversation> {
+        let (ours, theirs) = Channel::pair().context("socketpair")?;
+        let (cloned, entry) = clone_into(flags, entry)?;
+        match cloned {
+            sys::Cloned::Child => {
+                drop(ours);
+                match child(theirs, entry) {}
+            }
+            sys::Cloned::Parent(pid, pidfd) => Ok(Conversation { channel: ours, pid, pidfd, hop: None, master: None, done: false }),
+        }
+    }
+
+    /// Answers until the child is on its own; on any error the child is killed and reaped.
+    fn serve_or_kill(&mut self, answer: impl FnMut(&mut Conversation, &mut Message) -> Result<()>) -> Result<Made> {
+        let served = self.serve(answer);
+        if served.is_err() {
+            let _ = sys::kill(self.pid, libc::SIGKILL);
+            let _ = waitpid(Pid::from_raw(self.pid), None);
+        }
+        if let Some(hop) = self.hop {
+            let _ = waitpid(Pid::from_raw(hop), None);
+        }
+        served?;
+        Ok(Made { pid: self.pid, pidfd: self.pidfd.take(), master: self.master.take() })
+    }
+
+    fn serve(&mut self, mut answer: impl FnMut(&mut Conversation, &mut Message) -> Result<()>) -> Result<()> {
+        let mut ready = false;
+        while !self.done {
+            let Some(mut message) = self.channel.receive().context("receive from the new process")? else {
+                // execve closed its end; before that only death does.
+                return if ready { Ok(()) } else { Err(self.obituary()) };
+            };
+            match message.kind {
+                Kind::Failed => bail!("error during container init: {}", message.text),
+                Kind::Warning => log::warn(&message.text),
+                Kind::Terminal => self.master = message.fd,
+                Kind::Forked => {
+                    self.hop = Some(self.pid);
+                    self.pid = message.text.parse().context("the hop's answer")?;
+                    self.pidfd = sys::pidfd_open(self.pid).ok();
+                }
+                kind => {
+                    answer(self, &mut message)?;
+                    ready |= kind == Kind::Ready;
+                    if kind != Kind::Listener {
+                        self.channel.send(Kind::Done, "", None).context("answer the new process")?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Why a child that said nothing is gone.
+    fn obituary(&self) -> anyhow::Error {
+        match waitpid(Pid::from_raw(self.pid), None) {
+            Ok(WaitStatus::Signaled(_, nix::sys::signal::Signal::SIGKILL, _)) => {
+                anyhow!("container init was killed (by the kernel if its memory limit is too low: see linux.resources.memory.limit)")
+            }
+            Ok(WaitStatus::Signaled(_, signal, _)) => anyhow!("container init died of {signal}"),
+            Ok(WaitStatus::Exited(_, code)) => anyhow!("container init ended with status {code}"),
+            other => anyhow!("container init is gone: {other:?}"),
+        }
+    }
+}
+
+/// Clones into the cgroup that `entry` is. A kernel that cannot (before 5.7) gets an ordinary clone,
+/// and the child writes itself into the cgroup instead.
+fn clone_into(flags: u64, entry: Entry) -> Result<(sys::Cloned, Entry)> {
+    let cgroup = if let Entry::Into(fd) = &entry { Some(fd.as_fd()) } else { None };
+    match sys::clone(flags, cgroup) {
+        Err(Errno::ENOSYS | Errno::E2BIG | Errno::EINVAL) if cgroup.is_some() => {
+            let Entry::Into(folder) = &entry else { bail!("clone3 into a cgroup without one") };
+            let procs = sys::openat(folder.as_fd(), c"cgroup.procs", libc::O_WRONLY, 0).context("open cgroup.procs")?;
+            let entry = Entry::Write(vec![procs]);
+            Ok((sys::clone(flags, None).map_err(explain_clone)?, entry))
+        }
+        other => Ok((other.map_err(explain_clone)?, entry)),
+    }
+}
+
+fn explain_clone(errno: Errno) -> anyhow::Error {
+    let advice = match errno {
+        Errno::EPERM => {
+            " (an ordinary user needs user namespaces: see sysctl kernel.unprivileged_userns_clone and user.max_user_namespaces, and AppArmor's kernel.apparmor_restrict_unprivileged_userns)"
+        }
+        Errno::ENOSPC | Errno::EUSERS => " (a limit on namespaces is reached: see sysctl user.max_*_namespaces)",
+        Errno::EAGAIN => " (a limit on processes is reached: see pids.max of the cgroup and RLIMIT_NPROC)",
+        Errno::EBUSY => " (the cgroup has controllers enabled for its children, so it can hold no process itself)",
+        _ => "",
+    };
+    anyhow!("clone3 of the new process: {}{advice}", errno.desc().to_lowercase())
+}
+
+/// Limits and OOM score, which the child itself may not raise once it is in a user namespace.
+fn apply_limits(setup: &Setup, pid: i32) -> Result<()> {
+    if let Some(score) = setup.oom_score_adj {
+        let path = format!("/proc/{pid}/oom_score_adj");
+        match std::fs::write(&path, score.to_string()) {
+            Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied && !crate::namespaces::in_initial_user_namespace() => {
+                log::warn(format!("process.oomScoreAdj: {score} needs CAP_SYS_RESOURCE, left as it is"));
+            }
+            other => other.with_context(|| format!("process.oomScoreAdj: write {score} to {path}"))?,
+        }
+    }
+    for limit in &setup.limits {
+        sys::prlimit(pid, limit.resource, limit.soft, limit.hard).with_context(|| {
+            format!(
+                "process.rlimits: setrlimit of resource {} to {}:{} (raising a hard limit needs CAP_SYS_RESOURCE)",
+                limit.resource, limit.soft, limit.hard
+            )
+        })?;
+    }
+    Ok(())
+}
+
+fn run_hooks(plan: &Plan, container: &Container, pid: i32) -> Result<()> {
+    let state = hooks::state(&container.record, "creating", pid);
+    for (kind, list) in [(hooks::Kind::Prestart, plan.hooks.prestart()), (hooks::Kind::CreateRuntime, plan.hooks.create_runtime())] {
+        if let Some(list) = list {
+            hooks::run(kind, list, &state)?;
+        }
+    }
+    Ok(())
+}
+
+/// Sends the notification descriptor to `linux.seccomp.listenerPath` (runtime-spec, "Container
+/// Process State").
+fn send_listener(plan: &Plan, container: &Container, pid: i32, message: &mut Message) -> Result<()> {
+    let listener = plan.setup.filter.as_ref().and_then(|f| f.listener.as_ref());
+    let (Some(listener), Some(fd)) = (listener, message.fd.take()) else { bail!("linux.seccomp: a listener without a listenerPath") };
+    let state: serde_json::Value = serde_json::from_slice(&hooks::state(&container.record, "creating", pid))?;
+    let text = serde_json::json!({
+        "ociVersion": container.record.oci_version,
+        "fds": ["seccompFd"],
+        "pid": pid,
+        "metadata": listener.metadata,
+        "state": state,
+    });
+    let socket = crate::terminal::connect(&listener.path).context("linux.seccomp.listenerPath")?;
+    crate::terminal::send_fd(socket.as_fd(), fd.as_fd(), &text.to_string()).context("linux.seccomp.listenerPath")
+}

@@ -1,0 +1,162 @@
+//! The conversation between rrun (the parent) and the process it makes.
+//!
+//! One `SOCK_SEQPACKET` pair, one packet per message, descriptors beside it. The child asks and
+//! waits; the parent answers `Done`. So the child is a straight list of steps and the parent is one
+//! loop (parent.rs). End-of-file in the child means that the parent is dead: it exits. End-of-file
+//! in the parent means that `execve` succeeded (the socket is close-on-exec) or that the child died.
+//!
+//! ```text
+//!  parent                                   child (hop, then init or exec)
+//!    │ ── clone3 ───────────────────────────▶ │
+//!    │ ◀──────────────────────────── MapIds ── │  a new user namespace waits for its id maps
+//!    │ ── Done ─────────────────────────────▶ │
+//!    │ ◀────────────────────── Forked(pid) ── │  the hop made init and leaves; no answer
+//!    │ ◀──────────────────────── JoinCgroup ── │  systemd makes the scope around a living process
+//!    │ ── Done ─────────────────────────────▶ │
+//!    │ ◀───────────────────────────── Hooks ── │  mounts are there: prestart, createRuntime
+//!    │ ── Done ─────────────────────────────▶ │
+//!    │ ◀──────────────────── Terminal + fd ── │  the pty's master, when we relay it ourselves
+//!    │ ◀──────────────────── Listener + fd ── │  seccomp notifications
+//!    │ ◀───────────────────── Warning(text) ── │  any time; no answer
+//!    │ ◀───────────────────────────── Ready ── │  limits, record and pid file are the parent's
+//!    │ ── Done ─────────────────────────────▶ │  from here on the child outlives its parent
+//!    │ ◀────────────── Failed(text) or EOF ── │  (create: the exec fifo takes over)
+//! ```
+
+use crate::sys;
+use nix::errno::Errno;
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, socketpair};
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+/// The longest text of a message, in bytes; a longer one is cut.
+const MAX_TEXT: usize = 4000;
+
+/// What a message means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// Child: write my id maps.
+    MapIds = b'm',
+    /// Hop: init is this process.
+    Forked = b'f',
+    /// Child: put me into the cgroup.
+    JoinCgroup = b'c',
+    /// Child: run the runtime's hooks.
+    Hooks = b'h',
+    /// Child: the terminal's master.
+    Terminal = b't',
+    /// Child: the seccomp notification descriptor.
+    Listener = b'l',
+    /// Child: tell the user.
+    Warning = b'w',
+    /// Child: all is done but the last steps.
+    Ready = b'r',
+    /// Child: this went wrong.
+    Failed = b'!',
+    /// Parent: go on.
+    Done = b'd',
+}
+
+impl Kind {
+    fn from_byte(byte: u8) -> Option<Kind> {
+        use Kind::{Done, Failed, Forked, Hooks, JoinCgroup, Listener, MapIds, Ready, Terminal, Warning};
+        [MapIds, Forked, JoinCgroup, Hooks, Terminal, Listener, Warning, Ready, Failed, Done].into_iter().find(|&k| k as u8 == byte)
+    }
+}
+
+/// One packet.
+#[derive(Debug)]
+pub struct Message {
+    /// What it means.
+    pub kind: Kind,
+    /// Its text, where it has one.
+    pub text: String,
+    /// Its descriptor, where it has one.
+    pub fd: Option<OwnedFd>,
+}
+
+/// One end of the conversation.
+#[derive(Debug)]
+pub struct Channel(OwnedFd);
+
+impl Channel {
+    /// Both ends: the parent's and the child's.
+    pub fn pair() -> sys::Result<(Channel, Channel)> {
+        let (a, b) = socketpair(nix::sys::socket::AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+        Ok((Channel(a), Channel(b)))
+    }
+
+    /// Sends one message.
+    pub fn send(&self, kind: Kind, text: &str, fd: Option<&OwnedFd>) -> sys::Result<()> {
+        let text = &text.as_bytes()[..text.len().min(MAX_TEXT)];
+        let head = [kind as u8];
+        let parts = [IoSlice::new(&head), IoSlice::new(text)];
+        let fds = fd.map(|fd| [fd.as_raw_fd()]);
+        let control: Vec<_> = fds.iter().map(|fds| ControlMessage::ScmRights(fds)).collect();
+        sendmsg::<()>(self.0.as_raw_fd(), &parts, &control, MsgFlags::MSG_NOSIGNAL, None)?;
+        Ok(())
+    }
+
+    /// The next message; `None` at end-of-file.
+    pub fn receive(&self) -> sys::Result<Option<Message>> {
+        let mut buffer = [0u8; MAX_TEXT + 1];
+        let mut space = nix::cmsg_space!([i32; 1]);
+        let (length, fd) = loop {
+            let mut parts = [IoSliceMut::new(&mut buffer)];
+            match recvmsg::<()>(self.0.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC) {
+                Err(Errno::EINTR) => (),
+                // The other end was closed with a packet of ours unread: it is gone all the same.
+                Err(Errno::ECONNRESET) => return Ok(None),
+                Err(e) => return Err(e),
+                Ok(got) => {
+                    let fd = got.cmsgs().ok().and_then(|mut all| {
+                        all.find_map(|m| match m {
+                            ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
+                            _ => None,
+                        })
+                    });
+                    break (got.bytes, fd.and_then(sys::inherited_fd));
+                }
+            }
+        };
+        if length == 0 {
+            return Ok(None);
+        }
+        let kind = Kind::from_byte(buffer[0]).ok_or(Errno::EPROTO)?;
+        Ok(Some(Message { kind, text: String::from_utf8_lossy(&buffer[1..length]).into_owned(), fd }))
+    }
+
+    /// The child's question: sends, and waits for `Done`. A parent that is gone ends this process.
+    pub fn ask(&self, kind: Kind, text: &str) -> sys::Result<()> {
+        self.send(kind, text, None)?;
+        match self.receive()? {
+            Some(message) if message.kind == Kind::Done => Ok(()),
+            _ => sys::exit_now(1),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_arrives_with_its_text_and_descriptor() {
+        let (a, b) = Channel::pair().unwrap();
+        let file: OwnedFd = std::fs::File::open("/dev/null").unwrap().into();
+        a.send(Kind::Terminal, "text", Some(&file)).unwrap();
+        let got = b.receive().unwrap().unwrap();
+        assert_eq!((got.kind, got.text.as_str()), (Kind::Terminal, "text"));
+        assert!(got.fd.is_some());
+    }
+
+    #[test]
+    fn a_long_text_is_cut_and_a_closed_end_is_none() {
+        let (a, b) = Channel::pair().unwrap();
+        a.send(Kind::Failed, &"x".repeat(10_000), None).unwrap();
+        drop(a);
+        assert_eq!(b.receive().unwrap().unwrap().text.len(), MAX_TEXT);
+        assert!(b.receive().unwrap().is_none());
+    }
+}
