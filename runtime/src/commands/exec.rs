@@ -32,7 +32,7 @@ pub fn run(globals: &Globals, args: &cli::Exec) -> Result<i32> {
         privileged: nix::unistd::geteuid().is_root(),
     };
 
-    let entry = container.cgroup()?.entry(&args.cgroup)?;
+    let entry = container.cgroup()?.entry(&args.cgroup, container.record.pid)?;
     let supervisor = if args.detach { None } else { Some(Supervisor::new(false)?) };
     let gate = Gate::new(None, console, &container.record);
     let made = process::run_exec(&exec, entry, &gate)?;
@@ -78,9 +78,7 @@ fn from_flags(spec: &Spec, args: &cli::Exec) -> Result<Process> {
     let mut env = process.env().clone().unwrap_or_default();
     env.extend(args.env.iter().cloned());
     process.set_env(Some(env));
-    if let Some(tty) = args.tty {
-        process.set_terminal(Some(tty));
-    }
+    process.set_terminal(Some(args.tty));
     if let Some(label) = &args.process_label {
         process.set_selinux_label(Some(label.clone()));
     }

@@ -62,6 +62,9 @@ impl Setup {
     /// Checks and converts a process of the configuration.
     pub fn new(process: &Process, linux: Option<&Linux>, keep_groups: bool) -> Result<Setup> {
         let seccomp = linux.and_then(|l| l.seccomp().as_ref());
+        let apparmor = process.apparmor_profile().clone().filter(|p| !p.is_empty());
+        let selinux = process.selinux_label().clone().filter(|l| !l.is_empty());
+        lsm::check(apparmor.as_deref(), selinux.as_deref())?;
         Ok(Setup {
             argv: c_strings("process.args", process.args().iter().flatten())?,
             env: environment(process.env().iter().flatten())?,
@@ -72,8 +75,8 @@ impl Setup {
             umask: process.user().umask(),
             no_new_privs: process.no_new_privileges().unwrap_or(false),
             filter: seccomp.map(seccomp::compile).transpose().context("linux.seccomp")?,
-            apparmor: process.apparmor_profile().clone().filter(|p| !p.is_empty()),
-            selinux: process.selinux_label().clone().filter(|l| !l.is_empty()),
+            apparmor,
+            selinux,
             personality: linux.and_then(|l| l.personality().as_ref()).map(|p| match p.domain() {
                 LinuxPersonalityDomain::PerLinux => 0,
                 LinuxPersonalityDomain::PerLinux32 => PER_LINUX32,
