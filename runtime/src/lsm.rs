@@ -33,10 +33,10 @@ pub fn check(apparmor: Option<&str>, selinux: Option<&str>) -> Result<()> {
             bail!("process.apparmorProfile: {profile:?}: AppArmor is not enabled on this host");
         }
     }
-    if let Some(label) = selinux {
-        if !selinux_enabled() {
-            bail!("process.selinuxLabel: {label:?}: SELinux is not enabled on this host");
-        }
+    if let Some(label) = selinux
+        && !selinux_enabled()
+    {
+        bail!("process.selinuxLabel: {label:?}: SELinux is not enabled on this host");
     }
     Ok(())
 }
