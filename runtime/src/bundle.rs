@@ -4,8 +4,9 @@
 //! can be decided from the file alone, so that a wrong field is an error that names it and leaves
 //! nothing behind.
 
+use crate::hooks;
 use anyhow::{Context, Result, bail};
-use oci_spec::runtime::{Hooks, Spec};
+use oci_spec::runtime::Spec;
 use std::path::{Path, PathBuf};
 
 /// The OCI runtime specification that this runtime implements.
@@ -73,7 +74,7 @@ pub fn check(spec: &Spec) -> Result<()> {
         check_process(process)?;
     }
     if let Some(hooks) = spec.hooks() {
-        check_hooks(hooks)?;
+        hooks::check(hooks)?;
     }
     if let Some(linux) = spec.linux() {
         let unsupported = [
@@ -102,28 +103,6 @@ fn refuse(fields: &[(&str, bool)]) -> Result<()> {
         Some((field, _)) => bail!("{field}: not supported by this version of rrun"),
         None => Ok(()),
     }
-}
-
-fn check_hooks(hooks: &Hooks) -> Result<()> {
-    let kinds = [
-        ("prestart", hooks.prestart()),
-        ("createRuntime", hooks.create_runtime()),
-        ("createContainer", hooks.create_container()),
-        ("startContainer", hooks.start_container()),
-        ("poststart", hooks.poststart()),
-        ("poststop", hooks.poststop()),
-    ];
-    for (kind, list) in kinds {
-        for (i, hook) in list.iter().flatten().enumerate() {
-            if !hook.path().is_absolute() {
-                bail!("hooks.{kind}[{i}].path: {:?} is not an absolute path", hook.path());
-            }
-            if hook.timeout().is_some_and(|t| t <= 0) {
-                bail!("hooks.{kind}[{i}].timeout: must be above 0 seconds");
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Checks a process, from config.json or from `exec --process`.

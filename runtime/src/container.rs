@@ -12,10 +12,11 @@
 
 use crate::bundle;
 use crate::cgroups;
+use crate::hooks;
 use crate::sys;
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{Hooks, Spec};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -130,6 +131,29 @@ pub struct Record {
     /// Its configuration has hooks: `start` and `delete` must read it.
     #[serde(default)]
     pub hooks: bool,
+}
+
+impl Record {
+    /// The state (runtime-spec, "State") that hooks and seccomp listeners read.
+    pub fn state(&self, status: &str, pid: i32) -> serde_json::Value {
+        serde_json::json!({
+            "ociVersion": self.oci_version,
+            "id": self.id,
+            "status": status,
+            "pid": pid,
+            "bundle": self.bundle,
+            "annotations": self.annotations,
+        })
+    }
+
+    /// Runs the hooks of one kind, `pid` being the container's process as they can see it.
+    pub fn run_hooks(&self, kind: hooks::Kind, all: &Hooks, pid: i32) -> Result<()> {
+        let list = kind.of(all);
+        if list.is_empty() {
+            return Ok(());
+        }
+        hooks::run(kind, list, self.state(kind.status(), pid).to_string().as_bytes())
+    }
 }
 
 /// A container's folder, opened.

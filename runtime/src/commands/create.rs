@@ -4,6 +4,7 @@ use crate::bundle::Bundle;
 use crate::cli::{Create, Globals};
 use crate::container::Container;
 use crate::process::{self, Gate, Made, Plan};
+use crate::supervise::Supervisor;
 use crate::{exec_fifo, sealed_exe, terminal};
 use anyhow::{Context, Result};
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,21 +13,21 @@ use std::path::Path;
 /// Makes the container and returns when its process waits at the exec fifo.
 pub fn run(globals: &Globals, args: &Create) -> Result<i32> {
     sealed_exe::ensure()?;
-    make(globals, args, true, true)?;
+    make(globals, args, true, None)?;
     Ok(0)
 }
 
 /// Makes the container: validate, reserve, make, and on any error unmake all of it. With `gated` its
-/// process waits for `start`; with `detached` nobody stays to relay its terminal.
-pub(super) fn make(globals: &Globals, args: &Create, gated: bool, detached: bool) -> Result<(Container, Plan, Made)> {
+/// process waits for `start`; without a supervisor nobody stays to relay its terminal.
+pub(super) fn make(globals: &Globals, args: &Create, gated: bool, supervisor: Option<&mut Supervisor>) -> Result<(Container, Plan, Made)> {
     let dir = args.bundle.as_deref().unwrap_or(Path::new("."));
     let bundle = Bundle::load(dir, args.config.as_deref())?;
     let mut plan = Plan::new(globals, args, &bundle)?;
-    terminal::check(plan.setup.terminal, detached, args.console_socket.is_some())?;
+    terminal::check(plan.setup.terminal, supervisor.is_none(), args.console_socket.is_some())?;
     let console = args.console_socket.as_deref().map(terminal::connect).transpose().context("--console-socket")?;
 
     let mut container = Container::reserve(&globals.root, plan.record(&bundle), &bundle.json)?;
-    match fill(&mut container, &mut plan, args, gated, console) {
+    match fill(&mut container, &mut plan, args, gated, console, supervisor) {
         Ok(made) => Ok((container, plan, made)),
         Err(error) => {
             if let Err(also) = super::delete::destroy(&container) {
@@ -37,10 +38,18 @@ pub(super) fn make(globals: &Globals, args: &Create, gated: bool, detached: bool
     }
 }
 
-fn fill(container: &mut Container, plan: &mut Plan, args: &Create, gated: bool, console: Option<OwnedFd>) -> Result<Made> {
+fn fill(
+    container: &mut Container,
+    plan: &mut Plan,
+    args: &Create,
+    gated: bool,
+    console: Option<OwnedFd>,
+    supervisor: Option<&mut Supervisor>,
+) -> Result<Made> {
     let fifo = gated.then(|| exec_fifo::create(&container.dir)).transpose()?;
-    let gate = Gate::new(fifo, console, &container.record);
-    let made = process::create(plan, container, &gate)?;
+    let mask = supervisor.as_ref().map(|s| s.mask());
+    let gate = Gate { fifo, console, mask, record: container.record.clone() };
+    let made = process::create(plan, container, &gate, supervisor)?;
     if let (Some(path), Some(pidfd)) = (&args.pidfd_socket, &made.pidfd) {
         send_pidfd(path, pidfd)?;
     }

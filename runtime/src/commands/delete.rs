@@ -2,7 +2,7 @@
 
 use crate::cli::{Delete, Globals};
 use crate::container::{self, Container, Error, Status};
-use crate::log;
+use crate::{hooks, log};
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -68,5 +68,13 @@ fn without_pidfd(container: &Container) -> bool {
 
 /// Tears the container down, then runs the poststop hooks of its configuration.
 pub fn destroy(container: &Container) -> Result<()> {
-    container.destroy()
+    let config = if container.record.hooks { container.config().ok() } else { None };
+    container.destroy()?;
+    if let Some(all) = config.as_ref().and_then(|c| c.hooks().as_ref())
+        && let Err(e) = container.record.run_hooks(hooks::Kind::Poststop, all, 0)
+    {
+        // The container is gone all the same (runtime-spec, "Lifecycle").
+        log::warn(format!("{e:#}"));
+    }
+    Ok(())
 }

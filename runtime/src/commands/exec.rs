@@ -33,9 +33,9 @@ pub fn run(globals: &Globals, args: &cli::Exec) -> Result<i32> {
     };
 
     let entry = container.cgroup()?.entry(&args.cgroup, container.record.pid)?;
-    let supervisor = if args.detach { None } else { Some(Supervisor::new(false)?) };
-    let gate = Gate::new(None, console, &container.record);
-    let made = process::run_exec(&exec, entry, &gate)?;
+    let mut supervisor = if args.detach { None } else { Some(Supervisor::new(false)?) };
+    let gate = Gate { fifo: None, console, mask: supervisor.as_ref().map(Supervisor::mask), record: container.record.clone() };
+    let made = process::run_exec(&exec, entry, &gate, supervisor.as_mut())?;
     if let (Some(path), Some(pidfd)) = (&args.pidfd_socket, &made.pidfd) {
         send_pidfd(path, pidfd)?;
     }
@@ -44,7 +44,7 @@ pub fn run(globals: &Globals, args: &cli::Exec) -> Result<i32> {
     }
     let Some(supervisor) = supervisor else { return Ok(0) };
     drop((exec, spec, gate));
-    supervisor.run(made.pid, made.pidfd, made.master)
+    supervisor.run(made.pid)
 }
 
 /// The process: a whole one from `--process`, or the container's own, changed by the flags.

@@ -9,8 +9,8 @@ use anyhow::Result;
 /// Runs the container; attached, the answer is its process's status (128 + n for signal n).
 pub fn run(globals: &Globals, args: &Run) -> Result<i32> {
     sealed_exe::ensure()?;
-    let supervisor = if args.detach { None } else { Some(Supervisor::new(!args.no_subreaper)?) };
-    let (container, plan, made) = create::make(globals, &args.create, false, args.detach)?;
+    let mut supervisor = if args.detach { None } else { Some(Supervisor::new(!args.no_subreaper)?) };
+    let (container, plan, made) = create::make(globals, &args.create, false, supervisor.as_mut())?;
     let started = super::start::poststart(&container);
     let Some(supervisor) = supervisor else {
         started?;
@@ -18,7 +18,7 @@ pub fn run(globals: &Globals, args: &Run) -> Result<i32> {
     };
     // What only making it needed: descriptors of mounts, the filter, the configuration.
     drop(plan);
-    let status = started.and_then(|()| supervisor.run(made.pid, made.pidfd, made.master));
+    let status = started.and_then(|()| supervisor.run(made.pid));
     if !args.keep || status.is_err() {
         super::delete::destroy(&container)?;
     }

@@ -26,6 +26,6 @@ pub(super) fn poststart(container: &Container) -> Result<()> {
         return Ok(());
     }
     let config = container.config()?;
-    let Some(list) = config.hooks().as_ref().and_then(|h| h.poststart().as_ref()) else { return Ok(()) };
-    hooks::run(hooks::Kind::Poststart, list, &hooks::state(&container.record, "running", container.record.pid))
+    let Some(all) = config.hooks() else { return Ok(()) };
+    container.record.run_hooks(hooks::Kind::Poststart, all, container.record.pid)
 }

@@ -51,7 +51,7 @@ pub(super) fn main(exec: &Exec, channel: Channel, entry: Entry, gate: &Gate, hop
 }
 
 fn steps(exec: &Exec, channel: &Channel, entry: Entry, gate: &Gate, hopped: bool) -> Result<std::convert::Infallible> {
-    guard_against_orphaning()?;
+    guard_against_orphaning(gate)?;
     sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).context("prctl(PR_SET_DUMPABLE)")?;
     if !hopped {
         enter_cgroups(entry)?;
@@ -76,7 +76,7 @@ fn steps(exec: &Exec, channel: &Channel, entry: Entry, gate: &Gate, hopped: bool
 
 /// The hop: see [`Exec::needs_hop`].
 pub(super) fn hop(exec: &Exec, channel: Channel, entry: Entry, gate: &Gate) -> ! {
-    match hop_steps(exec, entry) {
+    match hop_steps(exec, entry, gate) {
         Ok(sys::Cloned::Child) => main(exec, channel, Entry::None, gate, true),
         Ok(sys::Cloned::Parent(pid, _)) => {
             let sent = channel.send(Kind::Forked, &pid.to_string(), None);
@@ -89,8 +89,8 @@ pub(super) fn hop(exec: &Exec, channel: Channel, entry: Entry, gate: &Gate) -> !
     }
 }
 
-fn hop_steps(exec: &Exec, entry: Entry) -> Result<sys::Cloned> {
-    guard_against_orphaning()?;
+fn hop_steps(exec: &Exec, entry: Entry, gate: &Gate) -> Result<sys::Cloned> {
+    guard_against_orphaning(gate)?;
     sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).context("prctl(PR_SET_DUMPABLE)")?;
     enter_cgroups(entry)?;
     exec.join(exec.kinds)?;

@@ -34,7 +34,7 @@ fn steps(
     hopped: bool,
     late: &mut Option<OwnedFd>,
 ) -> Result<std::convert::Infallible> {
-    guard_against_orphaning()?;
+    guard_against_orphaning(gate)?;
     if !hopped {
         join_cgroup(channel, entry)?;
         enter_user_namespace(plan, channel)?;
@@ -53,9 +53,7 @@ fn steps(
     if plan.hooks.prestart().is_some() || plan.hooks.create_runtime().is_some() {
         channel.ask(Kind::Hooks, "")?;
     }
-    if let Some(list) = plan.hooks.create_container() {
-        hooks::run(hooks::Kind::CreateContainer, list, &gate.state("creating"))?;
-    }
+    gate.record.run_hooks(hooks::Kind::CreateContainer, &plan.hooks, own_pid())?;
     root.pivot()?;
     if plan.setup.terminal {
         super::take_terminal(&plan.setup, &root, gate, channel, true)?;
@@ -81,10 +79,13 @@ fn steps(
         *late = Some(exec_fifo::wait(procfs, fifo.as_fd())?);
     }
     loaded?;
-    if let Some(list) = plan.hooks.start_container() {
-        hooks::run(hooks::Kind::StartContainer, list, &gate.state("created"))?;
-    }
+    gate.record.run_hooks(hooks::Kind::StartContainer, &plan.hooks, own_pid())?;
     super::execute(&plan.setup, &path, &env)
+}
+
+/// Init's number as a hook in its PID namespace sees it.
+fn own_pid() -> i32 {
+    std::process::id() as i32
 }
 
 fn join_cgroup(channel: &Channel, entry: Entry) -> Result<()> {
@@ -107,7 +108,7 @@ fn enter_user_namespace(plan: &Plan, channel: &Channel) -> Result<()> {
 /// The hop: joins and makes what init cannot enter by itself, clones init as its own sibling, tells
 /// the parent, and leaves. See [`crate::namespaces::Namespaces::needs_hop`].
 pub(super) fn hop(plan: &Plan, channel: Channel, entry: Entry, gate: &Gate) -> ! {
-    let made = hop_steps(plan, &channel, entry);
+    let made = hop_steps(plan, &channel, entry, gate);
     match made {
         Ok(sys::Cloned::Child) => main(plan, channel, Entry::None, gate, true),
         Ok(sys::Cloned::Parent(pid, _)) => {
@@ -121,8 +122,8 @@ pub(super) fn hop(plan: &Plan, channel: Channel, entry: Entry, gate: &Gate) -> !
     }
 }
 
-fn hop_steps(plan: &Plan, channel: &Channel, entry: Entry) -> Result<sys::Cloned> {
-    guard_against_orphaning()?;
+fn hop_steps(plan: &Plan, channel: &Channel, entry: Entry, gate: &Gate) -> Result<sys::Cloned> {
+    guard_against_orphaning(gate)?;
     join_cgroup(channel, entry)?;
     let namespaces = &plan.namespaces;
     let new_user = namespaces.new & NEWUSER != 0;

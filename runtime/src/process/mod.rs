@@ -26,6 +26,7 @@ use crate::user_ns::IdMaps;
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::libc;
+use nix::sys::signal::SigSet;
 use protocol::{Channel, Kind};
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, OwnedFd};
@@ -37,21 +38,13 @@ pub struct Gate {
     pub fifo: Option<OwnedFd>,
     /// The console socket, connected; without one the terminal goes to the parent.
     pub console: Option<OwnedFd>,
-    /// The state that hooks read, but for its status and pid.
-    record: Record,
+    /// The signal mask of the caller, for the new process.
+    pub mask: Option<SigSet>,
+    /// The container's first record.
+    pub record: Record,
 }
 
 impl Gate {
-    /// From descriptors and the container's first record.
-    pub fn new(fifo: Option<OwnedFd>, console: Option<OwnedFd>, record: &Record) -> Gate {
-        Gate { fifo, console, record: record.clone() }
-    }
-
-    /// The state (runtime-spec, "State") as a hook in this process reads it.
-    pub fn state(&self, status: &str) -> Vec<u8> {
-        crate::hooks::state(&self.record, status, std::process::id() as i32)
-    }
-
     fn hand_over_terminal(&self, channel: &Channel, master: &OwnedFd) -> Result<()> {
         match &self.console {
             Some(socket) => terminal::send_master(socket.as_fd(), master.as_fd()),
@@ -75,7 +68,10 @@ fn take_terminal(setup: &Setup, root: &Root, gate: &Gate, channel: &Channel, con
 
 /// Ties this process's life to the parent's, until it is released. The signal alone would miss a
 /// parent that died before the call: then the conversation's end-of-file ends this process.
-fn guard_against_orphaning() -> Result<()> {
+fn guard_against_orphaning(gate: &Gate) -> Result<()> {
+    if let Some(mask) = &gate.mask {
+        mask.thread_set_mask().context("sigprocmask")?;
+    }
     sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0).context("prctl(PR_SET_PDEATHSIG)")?;
     Ok(())
 }

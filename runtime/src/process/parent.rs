@@ -5,6 +5,7 @@ use super::{Exec, Gate, Plan, Setup, exec as exec_child, init};
 use crate::cgroups::Entry;
 use crate::container::{self, Container};
 use crate::namespaces::{self, NEWPID, NEWTIME};
+use crate::supervise::Supervisor;
 use crate::{hooks, log, sys};
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
@@ -20,14 +21,12 @@ pub struct Made {
     pub pid: i32,
     /// Its pidfd, where the kernel has pidfds.
     pub pidfd: Option<OwnedFd>,
-    /// The master of its terminal, when no console socket took it.
-    pub master: Option<OwnedFd>,
 }
 
 /// Makes the container's first process. On return its record has its pid, and it either waits at the
 /// exec fifo or, without one, has executed the user's program. On an error it is dead and reaped;
 /// everything else that was made is in the record, for [`Container::destroy`].
-pub fn create(plan: &mut Plan, container: &mut Container, gate: &Gate) -> Result<Made> {
+pub fn create(plan: &mut Plan, container: &mut Container, gate: &Gate, mut supervisor: Option<&mut Supervisor>) -> Result<Made> {
     plan.rootfs.open_sources()?;
     let plan = &*plan;
     let entry = plan.cgroup.create(plan.resources.as_ref(), &plan.annotations)?;
@@ -47,6 +46,7 @@ pub fn create(plan: &mut Plan, container: &mut Container, gate: &Gate) -> Result
         Kind::MapIds => plan.id_maps.write(conversation.pid, plan.privileged),
         Kind::JoinCgroup => bail!("the systemd cgroup driver is not there yet"),
         Kind::Hooks => run_hooks(plan, container, conversation.pid),
+        Kind::Terminal => attach_terminal(&mut supervisor, message),
         Kind::Listener => send_listener(plan, container, conversation.pid, message),
         Kind::Ready => {
             apply_limits(&plan.setup, conversation.pid)?;
@@ -61,7 +61,7 @@ pub fn create(plan: &mut Plan, container: &mut Container, gate: &Gate) -> Result
 }
 
 /// Makes a further process in a running container; on return it has executed its program.
-pub fn exec(exec: &Exec, entry: Entry, gate: &Gate) -> Result<Made> {
+pub fn exec(exec: &Exec, entry: Entry, gate: &Gate, mut supervisor: Option<&mut Supervisor>) -> Result<Made> {
     let hop = exec.needs_hop();
     if !hop {
         exec.join_pid_namespace()?;
@@ -73,9 +73,18 @@ pub fn exec(exec: &Exec, entry: Entry, gate: &Gate) -> Result<Made> {
     let mut conversation = Conversation::start(0, entry, child)?;
     conversation.serve_or_kill(|conversation, message| match message.kind {
         Kind::Ready => apply_limits(&exec.setup, conversation.pid),
+        Kind::Terminal => attach_terminal(&mut supervisor, message),
         Kind::Listener => Ok(()),
         other => bail!("unexpected message {other:?} of the process"),
     })
+}
+
+/// The terminal's master goes to whoever stays in the foreground, before the program runs.
+fn attach_terminal(supervisor: &mut Option<&mut Supervisor>, message: &mut Message) -> Result<()> {
+    match (supervisor, message.fd.take()) {
+        (Some(supervisor), Some(master)) => supervisor.attach(master),
+        _ => bail!("a terminal that nobody relays"),
+    }
 }
 
 /// Changes the namespaces of the caller's next child where only its parent can; the answer puts
@@ -102,7 +111,6 @@ struct Conversation {
     pid: i32,
     pidfd: Option<OwnedFd>,
     hop: Option<i32>,
-    master: Option<OwnedFd>,
     /// The child needs no more answers.
     done: bool,
 }
@@ -118,7 +126,7 @@ impl Conversation {
                 child(theirs, entry);
                 sys::exit_now(1)
             }
-            sys::Cloned::Parent(pid, pidfd) => Ok(Conversation { channel: ours, pid, pidfd, hop: None, master: None, done: false }),
+            sys::Cloned::Parent(pid, pidfd) => Ok(Conversation { channel: ours, pid, pidfd, hop: None, done: false }),
         }
     }
 
@@ -133,7 +141,7 @@ impl Conversation {
             let _ = waitpid(Pid::from_raw(hop), None);
         }
         served?;
-        Ok(Made { pid: self.pid, pidfd: self.pidfd.take(), master: self.master.take() })
+        Ok(Made { pid: self.pid, pidfd: self.pidfd.take() })
     }
 
     fn serve(&mut self, mut answer: impl FnMut(&mut Conversation, &mut Message) -> Result<()>) -> Result<()> {
@@ -146,7 +154,6 @@ impl Conversation {
             match message.kind {
                 Kind::Failed => bail!("error during container init: {}", message.text),
                 Kind::Warning => log::warn(&message.text),
-                Kind::Terminal => self.master = message.fd,
                 Kind::Forked => {
                     self.hop = Some(self.pid);
                     self.pid = message.text.parse().context("the hop's answer")?;
@@ -155,7 +162,7 @@ impl Conversation {
                 kind => {
                     answer(self, &mut message)?;
                     ready |= kind == Kind::Ready;
-                    if kind != Kind::Listener {
+                    if !matches!(kind, Kind::Listener | Kind::Terminal) {
                         self.channel.send(Kind::Done, "", None).context("answer the new process")?;
                     }
                 }
@@ -228,13 +235,8 @@ fn apply_limits(setup: &Setup, pid: i32) -> Result<()> {
 }
 
 fn run_hooks(plan: &Plan, container: &Container, pid: i32) -> Result<()> {
-    let state = hooks::state(&container.record, "creating", pid);
-    for (kind, list) in [(hooks::Kind::Prestart, plan.hooks.prestart()), (hooks::Kind::CreateRuntime, plan.hooks.create_runtime())] {
-        if let Some(list) = list {
-            hooks::run(kind, list, &state)?;
-        }
-    }
-    Ok(())
+    container.record.run_hooks(hooks::Kind::Prestart, &plan.hooks, pid)?;
+    container.record.run_hooks(hooks::Kind::CreateRuntime, &plan.hooks, pid)
 }
 
 /// Sends the notification descriptor to `linux.seccomp.listenerPath` (runtime-spec, "Container
@@ -242,13 +244,12 @@ fn run_hooks(plan: &Plan, container: &Container, pid: i32) -> Result<()> {
 fn send_listener(plan: &Plan, container: &Container, pid: i32, message: &mut Message) -> Result<()> {
     let listener = plan.setup.filter.as_ref().and_then(|f| f.listener.as_ref());
     let (Some(listener), Some(fd)) = (listener, message.fd.take()) else { bail!("linux.seccomp: a listener without a listenerPath") };
-    let state: serde_json::Value = serde_json::from_slice(&hooks::state(&container.record, "creating", pid))?;
     let text = serde_json::json!({
         "ociVersion": container.record.oci_version,
         "fds": ["seccompFd"],
         "pid": pid,
         "metadata": listener.metadata,
-        "state": state,
+        "state": container.record.state("creating", pid),
     });
     let socket = crate::terminal::connect(&listener.path).context("linux.seccomp.listenerPath")?;
     crate::terminal::send_fd(socket.as_fd(), fd.as_fd(), &text.to_string()).context("linux.seccomp.listenerPath")
