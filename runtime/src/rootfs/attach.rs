@@ -22,6 +22,9 @@ static NO_SETATTR: AtomicBool = AtomicBool::new(false);
 /// The kernel takes values up to this many bytes through `fsconfig`; longer ones go to `mount(2)`.
 const MAX_VALUE: usize = 255;
 
+/// The attributes that are set or not, each by itself.
+pub(super) const PLAIN: u64 = attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC | attr::NOSYMFOLLOW;
+
 /// Where a mount goes: a descriptor, and the way to find it again once it is covered.
 #[derive(Debug)]
 pub(super) struct Target<'a> {
@@ -251,7 +254,6 @@ pub(super) fn apply_options(mount: BorrowedFd<'_>, options: &Options, bind: bool
 /// has them; with one, exactly those asked for are set (as runc and its tests have it), except that
 /// access time modes stay unless one is named. With `remount` only what is named changes.
 fn bind_attributes(options: &Options) -> MountAttr {
-    const PLAIN: u64 = attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC | attr::NOSYMFOLLOW;
     const ATIME_FLAGS: u64 = libc::MS_NOATIME | libc::MS_RELATIME | libc::MS_STRICTATIME | libc::MS_NODIRATIME;
     if !options.mentions_flags() {
         return MountAttr::default();

@@ -5,17 +5,17 @@
 //! kernel roots at the container's cgroup; without one the host's folder is bound, because a cgroup2
 //! mount would wait 15 to 22 ms for an RCU grace period there.
 
-use super::attach::{Copy, Filesystem, Target, apply_options, make_readonly};
+use super::attach::{Copy, Filesystem, PLAIN, Target, apply_options, make_readonly, set_attributes};
 use super::mounts::MountOp;
 use super::options::attr;
 use super::{Context, failed, paths};
 use crate::cgroups::View;
-use crate::sys;
+use crate::sys::{self, MountAttr};
 use anyhow::{Context as _, Result};
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::symlinkat;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 /// What a mount of type `cgroup` is to show.
@@ -43,41 +43,53 @@ impl Cgroups {
     }
 }
 
-/// Mounts the view on `target`; the mounts that are to be made read-only at the end.
-pub(super) fn mount(target: &Target<'_>, op: &MountOp, cgroups: &Cgroups) -> Result<Option<OwnedFd>> {
+/// Mounts the view on `target`.
+pub(super) fn mount(target: &Target<'_>, op: &MountOp, cgroups: &Cgroups) -> Result<()> {
     if cgroups.v2 {
-        return mount_v2(target, op, cgroups).map(|()| None);
+        return mount_v2(target, op, cgroups);
     }
     let mut tmpfs = Filesystem::new("tmpfs", "tmpfs")?;
     tmpfs.option("mode", Some("755"))?;
     tmpfs.attributes = attr::NOSUID | attr::NODEV | attr::NOEXEC;
     tmpfs.flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
-    let tmpfs = tmpfs.mount(target)?;
+    let mut mounts = vec![tmpfs.mount(target)?];
     for view in &cgroups.views {
-        mount_view(&tmpfs, op, view, cgroups).with_context(|| format!("cgroup {}", view.host_dir.display()))?;
+        let tmpfs = mounts[0].as_fd();
+        mounts.extend(mount_view(tmpfs, view, cgroups).with_context(|| format!("cgroup {}", view.host_dir.display()))?);
     }
-    Ok((op.options.set & libc::MS_RDONLY != 0).then_some(tmpfs))
+    // One call for the whole tree where the kernel has it.
+    let wanted = MountAttr { set: op.options.attributes() & PLAIN | attr::NOSUID | attr::NODEV | attr::NOEXEC, ..MountAttr::default() };
+    match set_attributes(mounts[0].as_fd(), true, &wanted) {
+        Err(Errno::ENOSYS) => mounts.iter().try_for_each(|mount| set_attributes(mount.as_fd(), false, &wanted)),
+        other => other,
+    }
+    .map_err(failed("mount_setattr"))?;
+    for change in &op.options.propagation {
+        let wanted = MountAttr { propagation: change & !libc::MS_REC, ..MountAttr::default() };
+        set_attributes(mounts[0].as_fd(), true, &wanted).map_err(failed("mount_setattr(propagation)"))?;
+    }
+    Ok(())
 }
 
-fn mount_view(tmpfs: &OwnedFd, op: &MountOp, view: &View, cgroups: &Cgroups) -> Result<()> {
+/// Binds the container's cgroup of one hierarchy below `tmpfs`.
+fn mount_view(tmpfs: BorrowedFd<'_>, view: &View, cgroups: &Cgroups) -> Result<Option<OwnedFd>> {
     let name = Path::new(&view.name);
     let copy = match Copy::of_path(&view.host_dir, cgroups.user_namespace) {
         // Without rights over this hierarchy the container has no cgroup in it.
-        Err(Errno::ENOENT) => return Ok(()),
+        Err(Errno::ENOENT) => return Ok(None),
         other => other.map_err(failed("open_tree"))?,
     };
     mkdirat(tmpfs, name, Mode::from_bits_truncate(0o755)).map_err(failed("mkdir"))?;
     let flags = libc::O_PATH | libc::O_NOFOLLOW | libc::O_DIRECTORY;
-    let fd = sys::openat(tmpfs.as_fd(), &paths::c(name.as_os_str())?, flags, 0).map_err(failed("open"))?;
-    let mount = copy.mount(&Target { root: tmpfs.as_fd(), path: name, fd, made: false })?;
-    apply_options(mount.as_fd(), &op.options, true, !cgroups.user_namespace)?;
+    let fd = sys::openat(tmpfs, &paths::c(name.as_os_str())?, flags, 0).map_err(failed("open"))?;
+    let mount = copy.mount(&Target { root: tmpfs, path: name, fd, made: true })?;
     for link in view.links.iter().filter(|link| **link != view.name) {
         match symlinkat(name, tmpfs, link.as_str()) {
             Err(Errno::EEXIST) => (),
             other => other.map_err(failed("symlink"))?,
         }
     }
-    Ok(())
+    Ok(Some(mount))
 }
 
 fn mount_v2(target: &Target<'_>, op: &MountOp, cgroups: &Cgroups) -> Result<()> {

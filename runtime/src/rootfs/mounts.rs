@@ -138,12 +138,20 @@ impl MountOp {
         // Of these the mount is read-only, not the file system, which may have other mounts.
         let superblock = self.options.superblock();
         filesystem.superblock = superblock.filter(|name| !(pseudo && *name == c"ro")).collect();
-        if typ == "tmpfs" || self.destination == Path::new("/dev") {
-            // Something has yet to be made in it: read-only at the very end.
+        if self.ends_readonly_as(typ) {
             filesystem.attributes &= !attr::RDONLY;
             filesystem.flags &= !libc::MS_RDONLY;
         }
         Ok(filesystem)
+    }
+
+    /// Something has yet to be made in it: it becomes read-only at the very end.
+    fn ends_readonly(&self) -> bool {
+        self.ends_readonly_as(std::str::from_utf8(self.fstype()).unwrap_or_default())
+    }
+
+    fn ends_readonly_as(&self, fstype: &str) -> bool {
+        fstype == "tmpfs" || self.destination == Path::new("/dev")
     }
 
     fn is_readonly(&self) -> bool {
@@ -207,9 +215,7 @@ fn check_proc(destination: &Path, kind: &Kind) -> Result<()> {
 pub(super) struct Mounter<'a> {
     pub plan: &'a super::Plan,
     pub root: BorrowedFd<'a>,
-    /// The last tmpfs of ours that later targets may be straight below.
-    fresh: Option<(&'a Path, OwnedFd)>,
-    /// The tmpfs at /dev.
+    /// The tmpfs of ours at /dev, which later targets may be straight below.
     pub dev: Option<OwnedFd>,
     /// The procfs at /proc.
     pub proc: Option<OwnedFd>,
@@ -219,7 +225,7 @@ pub(super) struct Mounter<'a> {
 
 impl<'a> Mounter<'a> {
     pub(super) fn new(plan: &'a super::Plan, root: BorrowedFd<'a>) -> Mounter<'a> {
-        Mounter { plan, root, fresh: None, dev: None, proc: None, readonly: Vec::new() }
+        Mounter { plan, root, dev: None, proc: None, readonly: Vec::new() }
     }
 
     /// Makes all mounts.
@@ -231,14 +237,15 @@ impl<'a> Mounter<'a> {
     }
 
     fn make(&mut self, op: &'a MountOp, source: Option<&Source>) -> Result<()> {
+        if op.destination == Path::new("/dev") {
+            self.dev = None;
+        }
         match &op.kind {
             Kind::Bind(path) => self.bind(op, path, source),
             Kind::Filesystem(filesystem) => self.filesystem(op, filesystem),
             Kind::Cgroup => {
                 let target = self.folder(op)?;
-                let mounts = cgroup::mount(&target, op, &self.plan.cgroups)?;
-                self.readonly.extend(mounts);
-                Ok(())
+                cgroup::mount(&target, op, &self.plan.cgroups)
             }
         }
     }
@@ -279,21 +286,15 @@ impl<'a> Mounter<'a> {
 
     /// Remembers the mounts that later steps need.
     fn keep(&mut self, op: &'a MountOp, mount: OwnedFd) -> Result<()> {
-        if self.fresh.as_ref().is_some_and(|(path, _)| path.starts_with(&op.destination)) {
-            self.fresh = None;
-        }
         if op.is_dev_tmpfs() {
             devices::make(self.root, Some(mount.as_fd()), &self.plan.devices, self.plan.bind_devices)?;
-            self.dev = Some(mount.try_clone()?);
-        }
-        if op.destination == Path::new("/proc") {
-            self.proc = Some(mount);
-        } else if op.fstype() == b"tmpfs" {
             if op.is_readonly() {
                 self.readonly.push(mount.try_clone()?);
             }
-            self.fresh = Some((&op.destination, mount));
-        } else if op.is_readonly() && op.destination == Path::new("/dev") {
+            self.dev = Some(mount);
+        } else if op.destination == Path::new("/proc") {
+            self.proc = Some(mount);
+        } else if op.is_readonly() && op.ends_readonly() {
             self.readonly.push(mount);
         }
         Ok(())
@@ -301,8 +302,8 @@ impl<'a> Mounter<'a> {
 
     /// The target of a file system: a folder.
     fn folder(&self, op: &'a MountOp) -> Result<Target<'a>> {
-        if let (Some((path, mount)), Some(parent), Some(name)) = (&self.fresh, op.destination.parent(), op.destination.file_name())
-            && parent == *path
+        if let (Some(mount), Some(name)) = (&self.dev, op.destination.file_name())
+            && op.destination.parent() == Some(Path::new("/dev"))
         {
             // Straight below a mount that nobody else can reach: no link can be in the way.
             let made = match mkdirat(mount, name, Mode::from_bits_truncate(0o755)) {

@@ -114,10 +114,12 @@ pub(super) fn enter(root: BorrowedFd<'_>, entry: &Entry) -> Result<()> {
         // wants to release (device mapper).
         fchdir(old)?;
         sys::mount(None, c".", None, libc::MS_SLAVE | libc::MS_REC, None).map_err(failed("mount(MS_SLAVE)"))?;
+        sys::umount(c".", libc::MNT_DETACH).map_err(failed("umount of the host's tree"))?;
+        return chdir("/").map_err(failed("chdir /"));
     }
     // The old root is stacked on the new one, and "." is resolved to the top of the stack.
-    sys::umount(c".", libc::MNT_DETACH).map_err(failed("umount of the host's tree"))?;
-    chdir("/").map_err(failed("chdir /"))
+    // The current folder is the new root now (pivot_root(2), "pivot_root(".", ".")").
+    sys::umount(c".", libc::MNT_DETACH).map_err(failed("umount of the host's tree"))
 }
 
 /// `--no-pivot`. The host's tree stays below the moved root, and a user namespace inside could mount
