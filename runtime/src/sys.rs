@@ -612,7 +612,9 @@ pub fn fscontext_messages(context: BorrowedFd<'_>) -> String {
         if !text.is_empty() {
             text.push_str("; ");
         }
-        text.push_str(String::from_utf8_lossy(&buffer[..n as usize]).trim_end());
+        // Each message starts with its level: "e " for errors.
+        let message = String::from_utf8_lossy(&buffer[..n as usize]);
+        text.push_str(message.get(2..).unwrap_or_default().trim_end());
     }
     text
 }

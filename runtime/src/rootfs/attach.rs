@@ -7,6 +7,7 @@ use super::{failed, paths};
 use crate::sys::{self, MountAttr};
 use anyhow::{Result, anyhow, bail};
 use nix::errno::Errno;
+use nix::sys::stat::SFlag;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -120,7 +121,10 @@ impl Filesystem {
     pub(super) fn mount(&self, target: &Target<'_>) -> Result<OwnedFd> {
         match self.detached()? {
             Some(mount) => {
-                sys::move_mount(mount.as_fd(), target.fd.as_fd()).map_err(failed("move_mount"))?;
+                sys::move_mount(mount.as_fd(), target.fd.as_fd()).map_err(|errno| match paths::kind(&target.fd) {
+                    Ok(SFlag::S_IFDIR) | Err(_) => failed("move_mount")(errno),
+                    Ok(_) => anyhow!("move_mount: the destination is not a folder"),
+                })?;
                 Ok(mount)
             }
             None => fallback::mount(self, target),
@@ -159,9 +163,13 @@ impl Copy {
     pub(super) fn mount(self, target: &Target<'_>) -> Result<OwnedFd> {
         match self {
             Copy::Detached(copy) => {
-                sys::move_mount(copy.as_fd(), target.fd.as_fd()).map_err(|errno| match errno {
-                    Errno::ENOTDIR => anyhow!("one of source and destination is a folder, the other is not"),
-                    errno => failed("move_mount")(errno),
+                sys::move_mount(copy.as_fd(), target.fd.as_fd()).map_err(|errno| {
+                    let folder = |fd: BorrowedFd<'_>| paths::kind(fd).is_ok_and(|kind| kind == SFlag::S_IFDIR);
+                    match (folder(copy.as_fd()), folder(target.fd.as_fd())) {
+                        (true, false) => anyhow!("move_mount: the source is a folder, the destination is a file"),
+                        (false, true) => anyhow!("move_mount: the source is a file, the destination is a folder"),
+                        _ => failed("move_mount")(errno),
+                    }
                 })?;
                 Ok(copy)
             }

@@ -237,7 +237,7 @@ pub(super) fn host_null() -> Result<OwnedFd> {
 
 /// Opens the container's pty multiplexer, checked to be one.
 pub(super) fn open_ptmx(root: BorrowedFd<'_>) -> Result<OwnedFd> {
-    let fd = paths::open_plain(root, Path::new("/dev/pts/ptmx"), OFlag::O_RDWR | OFlag::O_NOCTTY)
+    let fd = paths::open(root, Path::new("/dev/pts/ptmx"), OFlag::O_RDWR | OFlag::O_NOCTTY)
         .map_err(failed("open"))
         .context("/dev/pts/ptmx: a terminal needs a devpts mounted at /dev/pts (see mounts)")?;
     let found = fstat(&fd)?;

@@ -256,10 +256,9 @@ impl Root {
             attach::make_readonly(self.fd.as_fd()).map_err(failed("mount_setattr")).context("root.readonly")?;
         }
         if let Some(bits) = self.propagation {
+            // Of the root alone: the other mounts have what their options say.
             let wanted = sys::MountAttr { propagation: bits & !libc::MS_REC, ..sys::MountAttr::default() };
-            attach::set_attributes(self.fd.as_fd(), bits & libc::MS_REC != 0, &wanted)
-                .map_err(failed("mount_setattr"))
-                .context("linux.rootfsPropagation")?;
+            attach::set_attributes(self.fd.as_fd(), false, &wanted).map_err(failed("mount_setattr")).context("linux.rootfsPropagation")?;
         }
         Ok(())
     }

@@ -81,6 +81,7 @@ fn plan_one(i: usize, mount: &Mount, bundle: &Path, context: &Context<'_>) -> Re
     let label = if bind {
         format!("mounts[{i}] ({}, bind from {})", mount.destination().display(), source.display())
     } else {
+        let typ = if typ.is_empty() { "no type" } else { typ };
         format!("mounts[{i}] ({}, {typ})", mount.destination().display())
     };
     let mut op = MountOp { destination: paths::clean(mount.destination()), kind: Kind::Cgroup, options, id_maps: None, label };
@@ -325,7 +326,7 @@ impl<'a> Mounter<'a> {
         let fd = match paths::open_plain(self.root, path, OFlag::O_PATH) {
             Ok(fd) => fd,
             Err(Errno::ELOOP) if matches!(op.fstype(), b"proc" | b"sysfs") => {
-                bail!("the destination is a symbolic link in the root file system; {} needs a real folder", op.label)
+                bail!("the destination is a symbolic link in the root file system; this must be mounted on a real folder")
             }
             Err(Errno::ENOENT | Errno::ELOOP) => {
                 let found = paths::walk(self.root, path, missing()).map_err(|errno| match errno {

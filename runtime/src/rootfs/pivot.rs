@@ -74,11 +74,11 @@ pub(super) fn attach_root(plan: &Plan) -> Result<OwnedFd> {
     Ok(root)
 }
 
-/// On the folder itself; on a copy of the root where the folder is out of our reach.
+/// On the folder itself, or where that is out of our reach on the host's root.
 fn attach_over(copy: BorrowedFd<'_>, plan: &Plan, open: impl Fn() -> Result<OwnedFd>) -> Result<()> {
     let target = match open() {
-        // Any folder does: what it covers is left behind.
-        Err(_) if plan.rootfs_copy.is_some() => sys::openat(sys::CWD, c"/proc", libc::O_PATH, 0).map_err(failed("open /proc"))?,
+        // On the host's root, which we go on to see beneath it.
+        Err(_) if plan.rootfs_copy.is_some() => sys::openat(sys::CWD, c"/", libc::O_PATH, 0).map_err(failed("open /"))?,
         other => other?,
     };
     sys::move_mount(copy, target.as_fd()).map_err(failed("move_mount"))
@@ -102,6 +102,10 @@ pub(super) fn enter(root: BorrowedFd<'_>, entry: &Entry) -> Result<()> {
         return Ok(());
     }
     if let Some(rootfs) = &entry.moved_from {
+        if !entry.isolated {
+            // On a shared / the move would reach the host.
+            sys::mount(None, c"/", None, libc::MS_SLAVE | libc::MS_REC, None).map_err(failed("mount(MS_SLAVE)"))?;
+        }
         return move_and_chroot(root, rootfs);
     }
     let old = (!entry.isolated).then(|| sys::openat(sys::CWD, c"/", libc::O_PATH | libc::O_DIRECTORY, 0)).transpose()?;
@@ -125,7 +129,7 @@ pub(super) fn enter(root: BorrowedFd<'_>, entry: &Entry) -> Result<()> {
 /// `--no-pivot`. The host's tree stays below the moved root, and a user namespace inside could mount
 /// a procfs or sysfs as long as whole ones are visible in it: these go first.
 fn move_and_chroot(root: BorrowedFd<'_>, rootfs: &Path) -> Result<()> {
-    let rootfs = std::fs::canonicalize(rootfs)?;
+    let rootfs = std::fs::canonicalize(rootfs).unwrap_or_else(|_| rootfs.into());
     let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").context("/proc/self/mountinfo")?;
     for mounted in mountinfo.lines().filter_map(Mounted::parse) {
         if mounted.whole && matches!(mounted.fstype, "proc" | "sysfs") && !mounted.point.starts_with(&rootfs) {
