@@ -1,6 +1,7 @@
 //! Behaviour of the runtime from outside, theme by theme. `behaviour lifecycle::` runs one theme.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics fails, and says where")]
 
+mod cgroups;
 mod cli;
 mod devices;
 mod exec;
@@ -11,4 +12,5 @@ mod mounts;
 mod mounts_special;
 mod namespaces;
 mod process;
+mod seccomp;
 mod terminal;

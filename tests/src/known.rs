@@ -13,6 +13,7 @@ pub const DIFFERENCES: &[(Kind, &str, &str)] = &[
     (Runc, "poststart time", "runs poststart at the end of create"),
     (Runc, "poststop failure", "skips the hooks after the one that failed"),
     (Runc, "startContainer failure", "start succeeds, init ends with 1"),
+    (Runc, "small memory limit", "its own init needs more than 2 MiB"),
     (Runc, "exec without the bundle", "exec reads the bundle's config.json again"),
     (Runc, "capability the caller lacks", "capset's EPERM fails the create"),
     (Crun, "kill stopped text", "its own words"),

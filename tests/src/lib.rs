@@ -8,6 +8,7 @@
 
 pub mod bundle;
 pub mod call;
+pub mod cgroup;
 pub mod container;
 pub mod dir;
 pub mod host;
