@@ -35,7 +35,7 @@ pub fn run(globals: &Globals, args: &cli::Exec) -> Result<i32> {
     let entry = container.cgroup()?.entry(&args.cgroup, container.record.pid)?;
     let mut supervisor = if args.detach { None } else { Some(Supervisor::new(false)?) };
     let gate = Gate { fifo: None, console, mask: supervisor.as_ref().map(Supervisor::mask), record: container.record.clone() };
-    let made = process::run_exec(&exec, entry, &gate, supervisor.as_mut())?;
+    let made = process::run_exec(&exec, entry, &gate, supervisor.as_mut()).context("unable to start container process")?;
     if let (Some(path), Some(pidfd)) = (&args.pidfd_socket, &made.pidfd) {
         send_pidfd(path, pidfd)?;
     }

@@ -67,8 +67,7 @@ fn steps(exec: &Exec, channel: &Channel, entry: Entry, gate: &Gate, hopped: bool
         super::take_terminal(&exec.setup, &root, gate, channel, false)?;
     }
     let path = exec.setup.finish(&root, channel)?;
-    channel.ask(Kind::Ready, "")?;
-    sys::prctl(libc::PR_SET_PDEATHSIG, 0, 0).context("prctl(PR_SET_PDEATHSIG)")?;
+    super::release(channel)?;
     let env = exec.setup.environment();
     exec.setup.load_late_filter(channel)?;
     super::execute(&exec.setup, &path, &env)

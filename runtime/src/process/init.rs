@@ -69,10 +69,8 @@ fn steps(
 
     let gated = gate.fifo.as_ref().map(|fifo| Ok::<_, anyhow::Error>((root.procfs()?, fifo))).transpose()?;
     let path = plan.setup.finish(&root, channel)?;
-    channel.ask(Kind::Ready, "")?;
+    super::release(channel)?;
 
-    // From here on this process may outlive its parent.
-    sys::prctl(libc::PR_SET_PDEATHSIG, 0, 0).context("prctl(PR_SET_PDEATHSIG)")?;
     let env = plan.setup.environment();
     let loaded = plan.setup.load_late_filter(channel);
     if let Some((procfs, fifo)) = gated {

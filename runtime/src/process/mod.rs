@@ -76,6 +76,14 @@ fn guard_against_orphaning(gate: &Gate) -> Result<()> {
     Ok(())
 }
 
+/// The last question: the parent applies limits and saves the record. From its answer on this process
+/// may outlive it; should it die before, the end-of-file ends this process (the signal could still
+/// come after the answer).
+fn release(channel: &Channel) -> Result<()> {
+    sys::prctl(libc::PR_SET_PDEATHSIG, 0, 0).context("prctl(PR_SET_PDEATHSIG)")?;
+    Ok(channel.ask(Kind::Ready, "")?)
+}
+
 /// Writes this process into cgroups whose `cgroup.procs` the parent has opened: back to back, so
 /// that the kernel's grace period is waited for once.
 fn enter_cgroups(entry: Entry) -> Result<()> {

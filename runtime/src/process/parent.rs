@@ -42,7 +42,7 @@ pub fn create(plan: &mut Plan, container: &mut Container, gate: &Gate, mut super
         namespace.restore()?;
     }
     let mut conversation = cloned?;
-    conversation.serve_or_kill(|conversation, message| match message.kind {
+    let made = conversation.serve_or_kill(|conversation, message| match message.kind {
         Kind::MapIds => plan.id_maps.write(conversation.pid, plan.privileged),
         Kind::JoinCgroup => bail!("the systemd cgroup driver is not there yet"),
         Kind::Hooks => run_hooks(plan, container, conversation.pid),
@@ -57,7 +57,8 @@ pub fn create(plan: &mut Plan, container: &mut Container, gate: &Gate, mut super
             Ok(())
         }
         other => bail!("unexpected message {other:?} of init"),
-    })
+    });
+    made.context("error during container init")
 }
 
 /// Makes a further process in a running container; on return it has executed its program.
@@ -152,7 +153,7 @@ impl Conversation {
                 return if ready { Ok(()) } else { Err(self.obituary()) };
             };
             match message.kind {
-                Kind::Failed => bail!("error during container init: {}", message.text),
+                Kind::Failed => bail!("{}", message.text),
                 Kind::Warning => log::warn(&message.text),
                 Kind::Forked => {
                     self.hop = Some(self.pid);
