@@ -269,3 +269,32 @@ fn devices_are_filtered() {
     assert!(opens(Some(&cgroup), "/dev/kmsg"));
     finish(&cgroup);
 }
+
+#[test]
+fn updates_find_an_order_that_the_kernel_takes() {
+    let json = r#"{"memory":{"limit":33554432,"swap":67108864},"cpu":{"quota":20000,"period":50000}}"#;
+    let Some(cgroup) = plan("update", json) else { return };
+    if let Err(e) = cgroup.create(Some(&resources(json)), &HashMap::new()) {
+        // Without swap accounting there is nothing to order.
+        println!("SKIP: {e:#}");
+        return finish(&cgroup);
+    }
+    for (limit, swap, quota, period) in
+        [(134217728i64, 268435456i64, 5000i64, 10000), (16777216, 16777216, 500000, 1000000), (67108864, -1, -1, 100000)]
+    {
+        for _ in 0..2 {
+            let json = format!(r#"{{"memory":{{"limit":{limit},"swap":{swap}}},"cpu":{{"quota":{quota},"period":{period}}}}}"#);
+            cgroup.update(&resources(&json)).unwrap();
+            assert_eq!(read(&cgroup, "memory.limit_in_bytes", "memory.max"), limit.to_string());
+        }
+    }
+    // Half of a pair keeps the other half.
+    cgroup.update(&resources(r#"{"cpu":{"quota":30000}}"#)).unwrap();
+    cgroup.update(&resources(r#"{"cpu":{"period":60000}}"#)).unwrap();
+    if cgroup.version() == Version::V2 {
+        assert_eq!(read(&cgroup, "", "cpu.max"), "30000 60000");
+    }
+    let error = format!("{:#}", cgroup.update(&resources(r#"{"pids":{"limit":7},"cpu":{"idle":5}}"#)).unwrap_err());
+    assert!(error.contains("linux.resources.cpu.idle"), "{error}");
+    finish(&cgroup);
+}

@@ -9,6 +9,7 @@
 //! Invariant: only a folder strictly below the mount point of its hierarchy is made or removed.
 
 mod dbus;
+mod device_program;
 mod devices;
 mod entry;
 mod folder;
@@ -473,7 +474,7 @@ impl Cgroup {
         } else if let Some(h) = self.ours().find(|h| h.v2) {
             let context = || format!("linux.resources.devices: attach the device filter to {}", h.dir.display());
             let folder = Folder::open(&h.dir).with_context(context)?;
-            devices::set_v2(folder.into_fd().as_fd(), &rules, replace).with_context(context)
+            device_program::attach(folder.into_fd().as_fd(), &rules, replace).with_context(context)
         } else {
             Ok(())
         };

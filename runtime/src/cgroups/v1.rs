@@ -126,11 +126,11 @@ fn block_io(io: &LinuxBlockIo, list: &mut Vec<Write>) -> Result<()> {
 /// Gives a new cpuset, and those above it that lack them, the CPUs and memory nodes of its parent:
 /// an empty one takes no process. `given` are the files that the configuration sets itself.
 pub(super) fn fill_cpuset(dir: &Path, mountpoint: &Path, given: &[&str]) -> Result<()> {
+    let parent = dir.parent().unwrap_or(mountpoint);
     for file in ["cpuset.cpus", "cpuset.mems"] {
+        let value = inherit(parent, mountpoint, file)?;
         if !given.contains(&file) {
-            inherit(dir, mountpoint, file)?;
-        } else if let Some(parent) = dir.parent() {
-            inherit(parent, mountpoint, file)?;
+            put(dir, file, &value)?;
         }
     }
     Ok(())
@@ -138,18 +138,21 @@ pub(super) fn fill_cpuset(dir: &Path, mountpoint: &Path, given: &[&str]) -> Resu
 
 /// The value of `file` in `dir`, taken from its parent where it is empty.
 fn inherit(dir: &Path, mountpoint: &Path, file: &str) -> Result<String> {
-    let path = dir.join(file);
-    let value = folder::read_file(dir, file).with_context(|| path.display().to_string())?;
+    let value = folder::read_file(dir, file).with_context(|| dir.join(file).display().to_string())?;
     let value = value.trim_end();
-    let parent = dir.parent().filter(|_| dir != mountpoint);
-    match (value, parent) {
-        ("", Some(parent)) => {
+    match dir.parent().filter(|_| value.is_empty() && dir != mountpoint) {
+        Some(parent) => {
             let value = inherit(parent, mountpoint, file)?;
-            std::fs::write(&path, &value).with_context(|| format!("write {value:?} to {}", path.display()))?;
+            put(dir, file, &value)?;
             Ok(value)
         }
-        _ => Ok(value.to_owned()),
+        None => Ok(value.to_owned()),
     }
+}
+
+fn put(dir: &Path, file: &str, value: &str) -> Result<()> {
+    let write = || Folder::open(dir)?.write(file, value);
+    write().with_context(|| format!("write {value:?} to {}", dir.join(file).display()))
 }
 
 /// Freezes or thaws. The v1 freezer announces nothing and may get stuck half-way when a process is

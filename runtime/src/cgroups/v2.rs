@@ -198,10 +198,12 @@ pub(super) fn hand_down(dir: &Path, mountpoint: &Path, wanted: &[String]) -> Res
     for name in below.components() {
         let folder = Folder::open(&level).with_context(|| level.display().to_string())?;
         let all = wanted.iter().map(|c| format!("+{c}")).collect::<Vec<_>>().join(" ");
-        if folder.write("cgroup.subtree_control", &all).is_err() {
-            for controller in wanted {
-                let _ = folder.write("cgroup.subtree_control", &format!("+{controller}"));
-            }
+        match folder.write("cgroup.subtree_control", &all) {
+            // Not ours to change; or it has processes of its own, and then even the controllers that
+            // could be handed down would make what is below it useless for the others.
+            Ok(()) | Err(Errno::EACCES | Errno::EPERM | Errno::EROFS | Errno::EBUSY) => (),
+            // One of them is not available here: the others are.
+            Err(_) => wanted.iter().for_each(|c| _ = folder.write("cgroup.subtree_control", &format!("+{c}"))),
         }
         level.push(name);
     }
