@@ -1,87 +1,98 @@
-//! Protection of the runtime's own binary against being written to from a container (CVE-2019-5736):
-//! `create`, `run` and `exec` go on from a read-only clone of it, so that whoever gets hold of
-//! `/proc/PID/exe` of a process of ours holds a file that cannot be written.
+//! Keeps a container from overwriting the runtime's own program file (CVE-2019-5736).
 //!
-//! The clone is a detached read-only mount of the binary (`open_tree`, `mount_setattr`), which costs one
-//! more `execve` of a small static file; where that is not possible, a sealed memfd.
+//! While rrun is at work in a container, `/proc/PID/exe` leads there to the host's file, and an
+//! entry point of `/proc/self/exe` even runs it. So create, run and exec start themselves again
+//! from a file that nobody can open for writing: a read-only detached copy of the mount it is on,
+//! or, where the kernel or the rights for that are missing, a sealed copy in memory.
+//! state, start, kill, delete, list never enter a container and do without.
 
-use crate::sys::{self, MountAttr};
+use crate::sys;
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::libc;
-use nix::sys::statvfs::{FsFlags, fstatvfs};
-use std::ffi::CString;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
+use nix::sys::statvfs::{FsFlags, statvfs};
+use nix::unistd::{AccessFlags, access, geteuid};
+use std::ffi::{CStr, CString, OsString};
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
-/// Tells the copy that it is one; should the kernel not agree, the copy gives up instead of making another.
-const MARK: &str = "_RRUN_SEALED";
-const MOUNT_ATTR_RDONLY: u64 = 1;
+const EXE: &CStr = c"/proc/self/exe";
+/// Set to the process id, which survives `execve`, so that a kernel on which none of this works
+/// ends in an error and not in a loop.
+const AGAIN: &str = "_RRUN_SEALED";
 
-/// Returns when the running binary cannot be written to through `/proc/PID/exe`; otherwise executes
-/// such a copy with the same arguments and does not return.
+/// Makes sure that the running program's file cannot be written through this process. Where it
+/// could, the program starts again with the same arguments: called before anything else is done.
 pub fn ensure() -> Result<()> {
-    let exe = sys::openat(sys::CWD, c"/proc/self/exe", libc::O_PATH, 0).context("open /proc/self/exe")?;
-    if is_safe(exe.as_fd())? {
+    let again = std::env::var_os(AGAIN).is_some_and(|pid| pid == *std::process::id().to_string());
+    if again {
+        // Executed by descriptor, the process would be called by its number.
+        let name = std::env::args_os().next().and_then(|a| Path::new(&a).file_name().map(OsString::from));
+        let _ = CString::new(name.unwrap_or_default().into_vec()).map(|name| sys::set_name(&name));
+    }
+    if is_read_only()? || again && is_sealed()? || is_out_of_reach() {
         return Ok(());
     }
-    if std::env::var_os(MARK).is_some() {
-        bail!("cannot protect the runtime's binary: its copy is writable (is {MARK} set in the environment?)");
+    if again {
+        bail!("cannot protect the runtime's program file from the container: it is still writable after it was started from a copy");
     }
-    match read_only_clone(exe.as_fd()) {
-        Ok(clone) => execute(clone.as_fd(), "its read-only clone"),
-        Err(Errno::EPERM | Errno::ENOSYS | Errno::EINVAL) => execute(sealed_copy()?.as_fd(), "its sealed copy"),
-        Err(e) => Err(e).context("protect the runtime's binary: clone its mount read-only"),
+    let argv: Vec<CString> = std::env::args_os().map(|a| CString::new(a.into_vec())).collect::<Result<_, _>>()?;
+    let mut envp = Vec::new();
+    for (name, value) in std::env::vars_os().filter(|(name, _)| name != AGAIN) {
+        envp.push(CString::new([name.as_bytes(), b"=", value.as_bytes()].concat())?);
     }
+    envp.push(CString::new(format!("{AGAIN}={}", std::process::id()))?);
+    let start = |exe: OwnedFd| sys::execveat(exe.as_fd(), c"", &argv, &envp, libc::AT_EMPTY_PATH);
+    // What the mount does not allow, memory may: its failures are not told.
+    if let Ok(exe) = read_only_copy() {
+        start(exe);
+    }
+    let errno = start(sealed_copy().context("cannot protect the runtime's program file from the container: copy it to memory")?);
+    Err(errno).context("cannot protect the runtime's program file from the container: execute the copy in memory")
 }
 
-/// Whether nobody in a container can write to it: on a read-only mount, a sealed memfd, or, for an
-/// ordinary user, a file of the host's root, whom no container of this user can be.
-fn is_safe(exe: BorrowedFd<'_>) -> Result<bool> {
-    if fstatvfs(exe).context("statfs of /proc/self/exe")?.flags().contains(FsFlags::ST_RDONLY) {
-        return Ok(true);
-    }
-    let stat = nix::sys::stat::fstat(exe).context("stat of /proc/self/exe")?;
-    if !nix::unistd::geteuid().is_root() && stat.st_uid == 0 && stat.st_mode & 0o022 == 0 {
-        return Ok(true);
-    }
-    if stat.st_nlink != 0 {
-        // A memfd has no name.
-        return Ok(false);
-    }
-    let readable = sys::openat(sys::CWD, c"/proc/self/exe", libc::O_RDONLY, 0).context("open /proc/self/exe")?;
-    Ok(fcntl(&readable, FcntlArg::F_GET_SEALS).is_ok_and(|seals| seals & SealFlag::F_SEAL_WRITE.bits() != 0))
+fn is_read_only() -> Result<bool> {
+    let mount = statvfs(EXE).context("/proc/self/exe (is /proc mounted?)")?;
+    Ok(mount.flags().contains(FsFlags::ST_RDONLY))
 }
 
-fn read_only_clone(exe: BorrowedFd<'_>) -> sys::Result<OwnedFd> {
-    let clone = sys::open_tree(exe, c"", sys::OPEN_TREE_CLONE | sys::AT_EMPTY_PATH)?;
-    sys::mount_setattr(clone.as_fd(), false, &MountAttr { set: MOUNT_ATTR_RDONLY, ..MountAttr::default() })?;
-    Ok(clone)
+/// A rootless container has no more rights over the file than its user: one who neither owns it
+/// nor may write to it cannot harm it.
+fn is_out_of_reach() -> bool {
+    let user = geteuid();
+    !user.is_root()
+        && access(EXE, AccessFlags::W_OK) == Err(Errno::EACCES)
+        && std::fs::metadata("/proc/self/exe").is_ok_and(|m| m.uid() != user.as_raw())
 }
 
+/// What keeps a memory file as it is, for ever.
+fn seals() -> SealFlag {
+    SealFlag::F_SEAL_SEAL | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE
+}
+
+fn is_sealed() -> Result<bool> {
+    let exe = sys::openat(sys::CWD, EXE, libc::O_RDONLY, 0).context("open /proc/self/exe")?;
+    // EINVAL: not a memory file.
+    Ok(fcntl(&exe, FcntlArg::F_GET_SEALS).is_ok_and(|have| SealFlag::from_bits_truncate(have).contains(seals())))
+}
+
+/// The program's file on a mount of its own, read-only and attached nowhere (Linux 5.12, and
+/// CAP_SYS_ADMIN over the mount namespace).
+fn read_only_copy() -> sys::Result<OwnedFd> {
+    const MOUNT_ATTR_RDONLY: u64 = 1;
+    let copy = sys::open_tree(sys::CWD, EXE, sys::OPEN_TREE_CLONE)?;
+    sys::mount_setattr(copy.as_fd(), false, &sys::MountAttr { set: MOUNT_ATTR_RDONLY, ..sys::MountAttr::default() })?;
+    Ok(copy)
+}
+
+/// The program's bytes in a memory file that nothing can change any more.
 fn sealed_copy() -> Result<OwnedFd> {
-    let copy = sys::memfd(c"rrun").context("memfd_create for the runtime's binary")?;
-    let mut source = std::fs::File::open("/proc/self/exe").context("open /proc/self/exe")?;
-    let mut target = std::fs::File::from(copy);
-    std::io::copy(&mut source, &mut target).context("copy the runtime's binary")?;
-    let seals = SealFlag::F_SEAL_SEAL | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE;
-    fcntl(&target, FcntlArg::F_ADD_SEALS(seals)).context("seal the copy of the runtime's binary")?;
-    Ok(target.into())
-}
-
-fn execute(file: BorrowedFd<'_>, what: &str) -> Result<()> {
-    let c = |text: std::ffi::OsString| CString::new(text.into_vec()).context("an argument with a null byte");
-    let argv: Vec<CString> = std::env::args_os().map(c).collect::<Result<_>>()?;
-    let mark = (MARK.into(), "1".into());
-    let env: Vec<CString> = std::env::vars_os()
-        .chain([mark])
-        .map(|(mut name, value)| {
-            name.push("=");
-            name.push(value);
-            c(name)
-        })
-        .collect::<Result<_>>()?;
-    let errno = sys::execveat(file, c"", &argv, &env, libc::AT_EMPTY_PATH);
-    Err(errno).with_context(|| format!("execute {what}"))
+    let mut copy = File::from(sys::memfd(c"rrun").context("memfd_create")?);
+    std::io::copy(&mut File::open("/proc/self/exe")?, &mut copy)?;
+    fcntl(&copy, FcntlArg::F_ADD_SEALS(seals())).context("seal it")?;
+    Ok(copy.into())
 }

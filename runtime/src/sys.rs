@@ -219,6 +219,13 @@ pub fn prctl(option: c_int, arg2: u64, arg3: u64) -> Result<c_long> {
     check(unsafe { libc::prctl(option, arg2, arg3, 0, 0) } as c_long)
 }
 
+/// `prctl(PR_SET_NAME)`: the name in `/proc/self/comm`, of which the kernel keeps 15 bytes.
+pub fn set_name(name: &CStr) -> Result<()> {
+    // SAFETY: the kernel reads up to 16 bytes, or to the null byte.
+    check(unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) } as c_long)?;
+    Ok(())
+}
+
 /// The three capability sets of the calling process, one bit per capability.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CapSets {
