@@ -9,15 +9,22 @@ use nix::libc;
 use std::ffi::CStr;
 use std::os::fd::AsFd;
 
+/// AppArmor's name for no profile.
+const UNCONFINED: &str = "unconfined";
+
 /// Sets them for the next `execve` of the calling process, through a procfs that nothing covers
 /// (CVE-2019-16884, CVE-2025-52881).
 pub fn set_exec_label(root: &Root, apparmor: Option<&str>, selinux: Option<&str>) -> Result<()> {
     if let Some(profile) = apparmor {
         let text = format!("exec {profile}");
         let files = [c"self/attr/apparmor/exec", c"self/attr/exec"];
-        write_attribute(root, &files, &text).with_context(|| {
-            format!("process.apparmorProfile: apply profile {profile:?} (is it loaded? see /sys/kernel/security/apparmor/profiles)")
-        })?;
+        match write_attribute(root, &files, &text) {
+            // Where AppArmor is not enabled, everything is.
+            Err(_) if profile == UNCONFINED => (),
+            other => other.with_context(|| {
+                format!("process.apparmorProfile: apply profile {profile:?} (is it loaded? see /sys/kernel/security/apparmor/profiles)")
+            })?,
+        }
     }
     if let Some(label) = selinux {
         write_attribute(root, &[c"self/attr/exec"], label).with_context(|| format!("process.selinuxLabel: set {label:?}"))?;
@@ -27,7 +34,7 @@ pub fn set_exec_label(root: &Root, apparmor: Option<&str>, selinux: Option<&str>
 
 /// Whether AppArmor is enabled on this host. Asked before anything is made.
 pub fn check(apparmor: Option<&str>, selinux: Option<&str>) -> Result<()> {
-    if let Some(profile) = apparmor.filter(|p| *p != "unconfined") {
+    if let Some(profile) = apparmor.filter(|p| *p != UNCONFINED) {
         let enabled = std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.first() == Some(&b'Y'));
         if !enabled {
             bail!("process.apparmorProfile: {profile:?}: AppArmor is not enabled on this host");

@@ -1,6 +1,6 @@
 //! `linux.sysctl`: kernel parameters that belong to a namespace of the container, checked and written.
 
-use crate::namespaces::{NEWNET, NEWUTS, Namespaces};
+use crate::namespaces::{NEWNET, NEWUSER, NEWUTS, Namespaces};
 use crate::rootfs::Root;
 use crate::sys;
 use anyhow::{Context, Result, bail};
@@ -54,18 +54,14 @@ impl Sysctls {
 /// `net.ipv4.conf` or `net/ipv4/conf` (sysctl(8): the first separator decides which is which) as a path.
 fn normal(key: &str) -> String {
     match key.find(['.', '/']) {
-        Some(at) if key.as_bytes()[at] == b'.' => key
-            .chars()
-            .map(|c| {
-                if c == '.' {
-                    '/'
-                } else if c == '/' {
-                    '.'
-                } else {
-                    c
-                }
-            })
-            .collect(),
+        Some(at) if key.as_bytes()[at] == b'.' => {
+            let swap = |c| match c {
+                '.' => '/',
+                '/' => '.',
+                other => other,
+            };
+            key.chars().map(swap).collect()
+        }
         _ => key.to_owned(),
     }
 }
@@ -80,6 +76,9 @@ fn check(path: &str, namespaces: &Namespaces) -> Result<()> {
     }
     if path.starts_with("net/") {
         return own(namespaces, NEWNET, "net");
+    }
+    if path.starts_with("user/") {
+        return own(namespaces, NEWUSER, "user");
     }
     match path {
         "kernel/domainname" => own(namespaces, NEWUTS, "uts"),
@@ -112,8 +111,8 @@ mod tests {
 
     #[test]
     fn only_parameters_of_own_namespaces() {
-        let own = Namespaces { new: NEWNET | NEWIPC, ..Namespaces::default() };
-        for fine in ["net/ipv4/ip_forward", "kernel/shmmax", "fs/mqueue/msg_max"] {
+        let own = Namespaces { new: NEWNET | NEWIPC | NEWUSER, ..Namespaces::default() };
+        for fine in ["net/ipv4/ip_forward", "kernel/shmmax", "fs/mqueue/msg_max", "user/max_net_namespaces"] {
             check(fine, &own).unwrap();
             assert!(check(fine, &Namespaces::default()).is_err(), "{fine}");
         }
