@@ -85,13 +85,13 @@ pub(super) fn assemble(rules: &Rules) -> Vec<u64> {
     if code.iter().any(|i| i.offset == other) {
         code.extend([insn(MOV, 0, 0, 0, i32::from(!rules.allow_all)), insn(EXIT, 0, 0, 0, 0)]);
     }
-    for at in 0..fallen {
-        let end = match code[at].offset {
+    for (at, i) in code.iter_mut().enumerate().take(fallen) {
+        let end = match i.offset {
             offset if offset == other => fallen + 2,
             YES | NO => fallen,
             _ => continue,
         };
-        code[at].offset = (end - at - 1) as i16;
+        i.offset = (end - at - 1) as i16;
     }
     code.into_iter().map(Insn::word).collect()
 }

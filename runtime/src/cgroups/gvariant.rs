@@ -1,7 +1,7 @@
 //! GVariant's text format, as annotations `org.systemd.property.*` write values: `'text'`, `true`,
 //! `uint64 5`, `['a', 'b']`, `@as []`, `('a', 5)`.
 
-use super::dbus::Value;
+use super::wire::Value;
 use anyhow::{Context, Result, bail};
 
 /// Parses one value.

@@ -1,27 +1,22 @@
 //! The systemd driver: a container is a transient scope, which systemd makes around a process that
-//! is already there. Names and paths of units, limits as unit properties, and the calls.
+//! is already there. Names and paths of units, and the calls; `properties.rs` has the limits.
 //!
 //! systemd must know the limits and the device rules although the files are written as well: it
 //! writes what it knows again at every `daemon-reload`.
 
-use super::dbus::{Bus, Method, Refused, Value};
-use super::devices::Rules;
-use super::v2::{swap_alone, weight_of_shares};
+use super::dbus::Bus;
+use super::properties::{Property, list, property};
+use super::wire::{Message, Method, Refused, Value};
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
-use oci_spec::runtime::LinuxResources;
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-
-/// A property of a unit.
-pub(super) type Property = (String, Value);
 
 /// systemd over its bus.
 #[derive(Debug)]
 pub(super) struct Systemd {
-    bus: Bus,
+    pub(super) bus: Bus,
     /// Its major version, 0 where it does not say.
-    version: u32,
+    pub(super) version: u32,
 }
 
 const NAME: &str = "org.freedesktop.systemd1";
@@ -45,7 +40,7 @@ impl Systemd {
         Ok(systemd)
     }
 
-    fn manager(&mut self, member: &str, arguments: &[Value]) -> Result<super::dbus::Message> {
+    fn manager(&mut self, member: &str, arguments: &[Value]) -> Result<Message> {
         self.bus.call(Method { destination: NAME, path: OBJECT, interface: MANAGER, member }, arguments)
     }
 
@@ -150,121 +145,6 @@ impl Systemd {
             ours.then_some(result)
         })
     }
-
-    /// The device rules as properties. systemd's list may be wider than the rules, never narrower:
-    /// both filters must allow an access, and ours is exact.
-    pub(super) fn devices(&self, rules: &Rules) -> Vec<Property> {
-        // Before 240 a list cannot name what has no node on the host.
-        let policy = if rules.allow_all || self.version < 240 { "auto" } else { "strict" };
-        let mut allow = Vec::new();
-        if policy == "strict" {
-            for rule in rules.rules.iter().filter(|r| r.allow) {
-                let kind = if rule.block { "block" } else { "char" };
-                let name = match (rule.major, rule.minor) {
-                    (None, _) => format!("{kind}-*"),
-                    (Some(major), None) => format!("{kind}-{major}"),
-                    (Some(major), Some(minor)) => format!("/dev/{kind}/{major}:{minor}"),
-                };
-                allow.push(Value::Tuple(vec![Value::Str(name), Value::Str(rule.letters())]));
-            }
-        }
-        vec![property("DevicePolicy", policy.into()), property("DeviceAllow", Value::Array("(ss)".into(), allow))]
-    }
-
-    /// The limits as properties of a unit whose cgroups are on v2 or on v1. `memory_now` answers
-    /// with the present limit of memory, asked for when only swap is given.
-    pub(super) fn limits(&self, r: &LinuxResources, v2: bool, memory_now: impl Fn() -> Option<i64>) -> Result<Vec<Property>> {
-        let mut list = Vec::new();
-        let mut add = |name: &str, value: Value| list.push(property(name, value));
-        if let Some(m) = r.memory() {
-            let limit = m.limit().filter(|&l| l != 0);
-            if let Some(limit) = limit {
-                add(if v2 { "MemoryMax" } else { "MemoryLimit" }, amount(limit));
-            }
-            if let Some(low) = m.reservation().filter(|&l| l != 0 && v2) {
-                add("MemoryLow", amount(low));
-            }
-            match m.swap().filter(|&s| s != 0) {
-                Some(swap) if v2 => add("MemorySwapMax", amount(swap_alone(swap, limit.or_else(memory_now))?)),
-                None if v2 && limit == Some(-1) => add("MemorySwapMax", amount(-1)),
-                _ => (),
-            }
-        }
-        if let Some(c) = r.cpu() {
-            let idle = v2 && c.idle() == Some(1) && self.version >= 252;
-            if idle {
-                // 0 is systemd's word for idle.
-                add("CPUWeight", Value::U64(0));
-            } else if let Some(shares) = c.shares().filter(|&s| s != 0) {
-                if v2 { add("CPUWeight", Value::U64(weight_of_shares(shares))) } else { add("CPUShares", Value::U64(shares)) }
-            }
-            self.quota(c.quota().filter(|&q| q != 0), c.period().filter(|&p| p != 0), &mut add);
-            for (set, name, field) in [(c.cpus(), "AllowedCPUs", "cpu.cpus"), (c.mems(), "AllowedMemoryNodes", "cpu.mems")] {
-                if let Some(set) = set.as_ref().filter(|s| !s.is_empty() && self.version >= 244) {
-                    add(name, bits(set).with_context(|| format!("linux.resources.{field}"))?);
-                }
-            }
-        }
-        if let Some(pids) = r.pids() {
-            // systemd takes no 0, and 1 already lets nobody fork.
-            add("TasksMax", amount(if pids.limit() == 0 { 1 } else { pids.limit() }));
-        }
-        if let Some(weight) = r.block_io().as_ref().and_then(|b| b.weight()).filter(|&w| w != 0 && !v2) {
-            add("BlockIOWeight", Value::U64(u64::from(weight)));
-        }
-        if v2 {
-            let mut unified: Vec<_> = r.unified().iter().flatten().collect();
-            unified.sort_unstable();
-            for (key, value) in unified {
-                self.unified(key, value.trim(), &mut add).with_context(|| format!("linux.resources.unified: {key:?} = {value:?}"))?;
-            }
-        }
-        Ok(list)
-    }
-
-    fn quota(&self, quota: Option<i64>, period: Option<u64>, add: &mut impl FnMut(&str, Value)) {
-        if let Some(period) = period.filter(|_| self.version >= 242) {
-            add("CPUQuotaPeriodUSec", Value::U64(period));
-        }
-        if quota.is_none() && period.is_none() {
-            return;
-        }
-        let per_second = match quota {
-            // systemd thinks in whole percents: rounded up, so that the exact value in the file fits.
-            Some(quota) if quota > 0 => {
-                (quota as u64).saturating_mul(1_000_000).div_euclid(period.unwrap_or(100_000)).next_multiple_of(10_000)
-            }
-            _ => u64::MAX,
-        };
-        add("CPUQuotaPerSecUSec", Value::U64(per_second));
-    }
-
-    /// A file of v2 as the property that stands for it; one that has none is written to the file only.
-    fn unified(&self, key: &str, value: &str, add: &mut impl FnMut(&str, Value)) -> Result<()> {
-        let number = || -> Result<Value> { if value == "max" { Ok(Value::U64(u64::MAX)) } else { Ok(Value::U64(value.parse()?)) } };
-        match key {
-            "cpu.weight" => add("CPUWeight", number()?),
-            "cpu.idle" if value == "1" && self.version >= 252 => add("CPUWeight", Value::U64(0)),
-            "cpu.max" => {
-                let mut words = value.split_whitespace();
-                let quota = match words.next().unwrap_or("max") {
-                    "max" => -1,
-                    quota => quota.parse()?,
-                };
-                self.quota(Some(quota), words.next().map(str::parse).transpose()?, add);
-            }
-            "cpuset.cpus" if self.version >= 244 => add("AllowedCPUs", bits(value)?),
-            "cpuset.mems" if self.version >= 244 => add("AllowedMemoryNodes", bits(value)?),
-            "memory.high" => add("MemoryHigh", number()?),
-            "memory.low" => add("MemoryLow", number()?),
-            "memory.min" => add("MemoryMin", number()?),
-            "memory.max" => add("MemoryMax", number()?),
-            "memory.swap.max" => add("MemorySwapMax", number()?),
-            "pids.max" => add("TasksMax", number()?),
-            _ => (),
-        }
-        Ok(())
-    }
 }
 
 /// Name of the unit and of the slice it goes into, from `linux.cgroupsPath` (`slice:prefix:name`).
@@ -314,73 +194,6 @@ pub(super) fn expand(slice: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The properties in annotations `org.systemd.property.NAME`, their values in GVariant text.
-pub(super) fn annotated(annotations: &HashMap<String, String>) -> Result<Vec<Property>> {
-    let mut list = Vec::new();
-    for (key, text) in annotations {
-        let Some(name) = key.strip_prefix("org.systemd.property.") else { continue };
-        if name.len() < 3 || !name.bytes().all(|b| b.is_ascii_alphabetic()) {
-            bail!("annotations: {key:?}: a property's name is three letters or more, and nothing else");
-        }
-        let value = super::gvariant::parse(text).with_context(|| format!("annotations: {key:?}: value {text:?}"))?;
-        // The manual's TimeoutStopSec is TimeoutStopUSec here.
-        list.push(match name.strip_suffix("Sec").filter(|n| n.ends_with(|c: char| c.is_ascii_lowercase())) {
-            Some(stem) => {
-                (format!("{stem}USec"), microseconds(&value).with_context(|| format!("annotations: {key:?}: {text:?} is no number"))?)
-            }
-            None => (name.to_owned(), value),
-        });
-    }
-    list.sort_by(|a, b| a.0.cmp(&b.0));
-    Ok(list)
-}
-
-fn microseconds(seconds: &Value) -> Option<Value> {
-    let whole = match seconds {
-        Value::Byte(n) => u64::from(*n),
-        Value::U16(n) => u64::from(*n),
-        Value::U32(n) => u64::from(*n),
-        Value::U64(n) => *n,
-        Value::I16(n) => u64::try_from(*n).ok()?,
-        Value::I32(n) => u64::try_from(*n).ok()?,
-        Value::I64(n) => u64::try_from(*n).ok()?,
-        Value::F64(n) => return Some(Value::U64((n * 1e6) as u64)),
-        _ => return None,
-    };
-    Some(Value::U64(whole.checked_mul(1_000_000)?))
-}
-
-fn property(name: &str, value: Value) -> Property {
-    (name.to_owned(), value)
-}
-
-fn list(properties: Vec<Property>) -> Value {
-    let pair = |(name, value)| Value::Tuple(vec![Value::Str(name), Value::Variant(Box::new(value))]);
-    Value::Array("(sv)".into(), properties.into_iter().map(pair).collect())
-}
-
-/// A limit; none is systemd's infinity.
-fn amount(limit: i64) -> Value {
-    Value::U64(u64::try_from(limit).unwrap_or(u64::MAX))
-}
-
-/// A list of CPUs or nodes ("0-3,7") as a bit mask, the lowest byte first.
-fn bits(list: &str) -> Result<Value> {
-    const MOST: usize = 1 << 16;
-    let mut mask: Vec<u8> = Vec::new();
-    for range in list.split(',').map(str::trim).filter(|r| !r.is_empty()) {
-        let (first, last) = range.split_once('-').unwrap_or((range, range));
-        let (first, last) = (first.trim().parse::<usize>(), last.trim().parse::<usize>());
-        let (Ok(first), Ok(last)) = (first, last) else { bail!("{list:?} is not a list such as \"0-3,7\"") };
-        if first > last || last >= MOST {
-            bail!("{list:?}: the range {range:?} makes no sense");
-        }
-        mask.resize(mask.len().max(last / 8 + 1), 0);
-        (first..=last).for_each(|n| mask[n / 8] |= 1 << (n % 8));
-    }
-    Ok(Value::Array("y".into(), mask.into_iter().map(Value::Byte).collect()))
-}
-
 fn is_refused(e: &anyhow::Error, name: &str) -> bool {
     e.downcast_ref::<Refused>().is_some_and(|r| r.name.ends_with(name))
 }
@@ -411,15 +224,6 @@ pub(super) fn join_v1(dir: &Path, pid: i32) -> Result<()> {
 mod tests {
     use super::*;
 
-    fn systemd(version: u32) -> Systemd {
-        let (ours, _) = std::os::unix::net::UnixStream::pair().unwrap();
-        Systemd { bus: Bus::over(ours), version }
-    }
-
-    fn limits(version: u32, v2: bool, json: &str) -> Vec<Property> {
-        systemd(version).limits(&serde_json::from_str(json).unwrap(), v2, || None).unwrap()
-    }
-
     #[test]
     fn slices_are_folders() {
         assert_eq!(
@@ -442,77 +246,5 @@ mod tests {
         for bad in ["/a/b", "a:b", "a:b:c:d", "a.slice:b:", "a.slice:b:c.slice"] {
             assert!(unit(Some(bad), false).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn limits_are_properties() {
-        let u = |name: &str, n: u64| (name.to_owned(), Value::U64(n));
-        assert_eq!(
-            limits(
-                257,
-                true,
-                r#"{"memory":{"limit":100,"swap":150},"cpu":{"shares":1024,"quota":15500,"period":100000},"pids":{"limit":0}}"#
-            ),
-            [
-                u("MemoryMax", 100),
-                u("MemorySwapMax", 50),
-                u("CPUWeight", 100),
-                u("CPUQuotaPeriodUSec", 100_000),
-                u("CPUQuotaPerSecUSec", 160_000),
-                u("TasksMax", 1)
-            ]
-        );
-        assert_eq!(limits(257, true, r#"{"memory":{"limit":-1}}"#), [u("MemoryMax", u64::MAX), u("MemorySwapMax", u64::MAX)]);
-        assert_eq!(limits(257, false, r#"{"memory":{"limit":7},"cpu":{"shares":5}}"#), [u("MemoryLimit", 7), u("CPUShares", 5)]);
-        assert_eq!(limits(257, true, r#"{"cpu":{"idle":1,"shares":5}}"#), [u("CPUWeight", 0)]);
-        assert_eq!(limits(241, true, r#"{"cpu":{"cpus":"0","quota":-1,"period":5}}"#), [u("CPUQuotaPerSecUSec", u64::MAX)]);
-        assert_eq!(
-            limits(257, true, r#"{"unified":{"pids.max":"max","memory.high":" 5 ","io.weight":"7","cpu.max":"1000 10000"}}"#),
-            [u("CPUQuotaPeriodUSec", 10_000), u("CPUQuotaPerSecUSec", 100_000), u("MemoryHigh", 5), u("TasksMax", u64::MAX)]
-        );
-        assert!(systemd(257).limits(&serde_json::from_str(r#"{"unified":{"pids.max":"x"}}"#).unwrap(), true, || None).is_err());
-    }
-
-    #[test]
-    fn sets_of_cpus_are_bits() {
-        let bytes = |list: &str| {
-            let Value::Array(_, items) = bits(list).unwrap() else { panic!() };
-            items.into_iter().map(|b| if let Value::Byte(b) = b { b } else { panic!() }).collect::<Vec<_>>()
-        };
-        assert_eq!(bytes("0-1,8"), [3, 1]);
-        assert_eq!(bytes("9"), [0, 2]);
-        for bad in ["a", "3-1", "0-", "99999999"] {
-            assert!(bits(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn devices_are_a_list_that_is_never_too_narrow() {
-        let rules = |json: &str| Rules::new(&serde_json::from_str::<Vec<_>>(json).unwrap()).unwrap();
-        let names = |json: &str| -> (Value, Vec<String>) {
-            let [(_, policy), (_, Value::Array(_, list))] = &systemd(257).devices(&rules(json))[..] else { panic!() };
-            let name = |v: &Value| if let Value::Tuple(f) = v { format!("{:?}", f).replace("Str", "") } else { panic!() };
-            (policy.clone(), list.iter().map(name).collect())
-        };
-        let (policy, list) =
-            names(r#"[{"allow":true,"type":"c","major":10,"minor":229,"access":"rw"},{"allow":true,"type":"b","minor":3,"access":"r"}]"#);
-        assert_eq!(policy, "strict".into());
-        assert_eq!(list[..2], [r#"[("/dev/char/10:229"), ("rw")]"#, r#"[("block-*"), ("r")]"#]);
-        assert!(list.contains(&r#"[("char-136"), ("rwm")]"#.to_owned()), "{list:?}");
-        assert_eq!(names(r#"[{"allow":true,"access":"rwm"},{"allow":false,"type":"b","access":"w"}]"#), ("auto".into(), Vec::new()));
-    }
-
-    #[test]
-    fn annotations_become_properties() {
-        let map = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect::<HashMap<_, _>>();
-        let got = annotated(&map(&[
-            ("org.systemd.property.TimeoutStopSec", "uint32 30"),
-            ("org.systemd.property.CollectMode", "'inactive'"),
-            ("other", "x"),
-        ]))
-        .unwrap();
-        assert_eq!(got, [("CollectMode".to_owned(), "inactive".into()), ("TimeoutStopUSec".to_owned(), Value::U64(30_000_000))]);
-        assert!(annotated(&map(&[("org.systemd.property.A1c", "1")])).is_err());
-        assert!(annotated(&map(&[("org.systemd.property.TimeoutStopSec", "'x'")])).is_err());
     }
 }
