@@ -200,6 +200,11 @@ fn clone_tree(dir: BorrowedFd<'_>, path: &CStr, recursive: bool, flags: u32) -> 
     }
 }
 
+/// Whether mounts cannot be copied detached here.
+pub(super) fn cannot_copy() -> bool {
+    NO_OPEN_TREE.load(Relaxed)
+}
+
 /// `mount_setattr`, on kernels before 5.12 as much of it as `mount(2)` can do.
 pub(super) fn set_attributes(mount: BorrowedFd<'_>, recursive: bool, wanted: &MountAttr) -> sys::Result<()> {
     if !NO_SETATTR.load(Relaxed) {

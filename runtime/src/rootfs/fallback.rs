@@ -53,6 +53,13 @@ pub(super) fn bind(source: BorrowedFd<'_>, recursive: bool, target: &Target<'_>)
     Ok(mount)
 }
 
+/// A second mount of the container's procfs, in the host's tree that is about to be left; its
+/// descriptor outlives that. At /sys, which nothing needs any more by then.
+pub(super) fn keep_procfs(proc: &OwnedFd) -> sys::Result<OwnedFd> {
+    sys::mount(Some(&fd_path(proc.as_fd())), c"/sys", None, libc::MS_BIND, None)?;
+    sys::openat(sys::CWD, c"/sys", libc::O_PATH | libc::O_DIRECTORY, 0)
+}
+
 /// Opens the target again, now that something is mounted on it.
 fn covered(target: &Target<'_>) -> Result<OwnedFd> {
     let mount = paths::open(target.root, target.path, OFlag::O_PATH).map_err(failed("open the new mount"))?;

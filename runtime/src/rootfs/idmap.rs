@@ -13,6 +13,9 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+/// The message of kernels that cannot.
+pub(super) const TOO_OLD: &str = "id-mapped mounts need Linux 5.12";
+
 /// A user namespace with that mapping. A short-lived child lends it its first breath; the
 /// descriptor keeps it. The caller needs the right to write the mapping.
 pub(super) fn user_namespace(uids: &[LinuxIdMapping], gids: &[LinuxIdMapping]) -> Result<OwnedFd> {
@@ -50,7 +53,7 @@ fn write_maps(pid: i32, uids: &[LinuxIdMapping], gids: &[LinuxIdMapping]) -> Res
 pub(super) fn apply(mount: BorrowedFd<'_>, namespace: BorrowedFd<'_>, recursive: bool) -> Result<()> {
     let wanted = MountAttr { set: attr::IDMAP, userns_fd: namespace.as_raw_fd() as u64, ..MountAttr::default() };
     attach::set_attributes(mount.as_fd(), recursive, &wanted).map_err(|errno| match errno {
-        Errno::ENOSYS => anyhow!("id-mapped mounts need Linux 5.12"),
+        Errno::ENOSYS => anyhow!(TOO_OLD),
         Errno::EPERM => anyhow::Error::new(errno).context("mount_setattr(MOUNT_ATTR_IDMAP): needs root over the file system"),
         Errno::EINVAL => {
             anyhow::Error::new(errno).context("mount_setattr(MOUNT_ATTR_IDMAP): this file system cannot be id-mapped, or is already")

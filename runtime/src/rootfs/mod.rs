@@ -188,23 +188,19 @@ impl Plan {
         }
         let (proc, readonly) = (mounter.proc.take(), std::mem::take(&mut mounter.readonly));
         drop(mounter);
+        let entry = pivot::Entry::new(self);
+        let procfs = OnceCell::new();
+        match &proc {
+            // Made while the host's /proc is still there to allow it.
+            None => drop(procfs.set(private_procfs()?)),
+            // Made before anything covers it, where it cannot be copied later.
+            Some(proc) if entry.isolated && attach::cannot_copy() => drop(fallback::keep_procfs(proc).map(|fd| procfs.set(fd))),
+            Some(_) => (),
+        }
         masks::make_paths_readonly(root.as_fd(), &self.readonly_paths)?;
         masks::mask(root.as_fd(), &self.masked, self.label.as_deref())?;
         umask(Mode::from_bits_truncate(0o022));
-        let root = Root {
-            fd: root,
-            readonly,
-            readonly_root: self.readonly,
-            propagation: self.propagation,
-            entry: pivot::Entry::new(self),
-            procfs: OnceCell::new(),
-            proc,
-        };
-        if root.proc.is_none() {
-            // Made while the host's /proc is still there to allow it.
-            let _ = root.procfs.set(private_procfs()?);
-        }
-        Ok(root)
+        Ok(Root { fd: root, readonly, readonly_root: self.readonly, propagation: self.propagation, entry, procfs, proc })
     }
 
     /// Devices are made unless /dev is a bind mount, whose owner is somebody else.

@@ -386,6 +386,9 @@ fn open_source(op: &MountOp, path: &Path, source: Option<&Source>) -> Result<Cop
         (Ok(copy), _) => copy,
     };
     if let Some(namespace) = source.and_then(|s| s.id_map.as_ref()) {
+        if matches!(copy, Copy::Place(..)) {
+            bail!(idmap::TOO_OLD);
+        }
         idmap::apply(copy.as_fd(), namespace.as_fd(), op.options.idmap == Some(true))?;
     }
     Ok(copy)
@@ -405,6 +408,7 @@ pub(super) fn missing_source(path: &Path, errno: Errno) -> anyhow::Error {
         Errno::ENOENT => anyhow!("{}: no such file or directory; the source does not exist on the host", path.display()),
         Errno::EINVAL => anyhow::Error::new(errno)
             .context("open_tree: in a user namespace a folder with mounts below it can only be bound with them (option rbind)"),
+        Errno::ENOSYS => anyhow!(idmap::TOO_OLD),
         errno => anyhow::Error::new(errno).context(format!("open_tree {}", path.display())),
     }
 }

@@ -19,7 +19,7 @@ pub(super) struct Entry {
     /// No mount namespace of the container's own.
     chroot_only: bool,
     /// The host's tree does not hear of unmounts in ours.
-    isolated: bool,
+    pub isolated: bool,
 }
 
 impl Entry {
