@@ -5,8 +5,9 @@
 //! nothing behind.
 
 use crate::hooks;
-use anyhow::{Context, Result, bail};
-use oci_spec::runtime::Spec;
+use anyhow::{Context, Result, anyhow, bail};
+use oci_spec::runtime::{Capability, Spec};
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 /// The OCI runtime specification that this runtime implements.
@@ -48,18 +49,47 @@ impl Bundle {
     }
 }
 
-/// Parses JSON into one of the specification's types. The text is parsed once; only when that
-/// fails is it parsed again to name the field at fault (`linux.namespaces[2].type: unknown …`).
+/// Parses JSON into one of the specification's types. The text is parsed once; only when that fails is
+/// it parsed again, to fill in what runc's callers leave out, and to name the field at fault
+/// (`linux.namespaces[2].type: unknown …`).
 pub fn parse<T: serde::de::DeserializeOwned>(json: &[u8]) -> Result<T> {
-    match serde_json::from_slice(json) {
-        Ok(value) => Ok(value),
-        Err(plain) => {
-            let again: std::result::Result<T, _> = serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_slice(json));
-            match again {
-                Err(e) if e.path().iter().next().is_some() => bail!("{}: {}", e.path(), e.inner()),
-                _ => bail!("{plain}"),
+    let plain = match serde_json::from_slice(json) {
+        Ok(value) => return Ok(value),
+        Err(plain) => plain,
+    };
+    let Ok(mut value) = serde_json::from_slice::<Value>(json) else { bail!("{plain}") };
+    tolerate(&mut value);
+    serde_path_to_error::deserialize(value).map_err(|e| match e.path().iter().next() {
+        Some(_) => anyhow!("{}: {}", e.path(), e.inner()),
+        None => anyhow!("{}", e.inner()),
+    })
+}
+
+/// What runc takes and the strict types refuse: ids that are left out are 0, and capabilities that
+/// nobody knows are left out with a warning.
+fn tolerate(value: &mut Value) {
+    let process = if value.get("process").is_some() { &mut value["process"] } else { value };
+    let Some(process) = process.as_object_mut().filter(|p| p.contains_key("cwd") || p.contains_key("args")) else { return };
+    let user = process.entry("user").or_insert_with(|| serde_json::json!({}));
+    if let Some(user) = user.as_object_mut() {
+        user.entry("uid").or_insert(0.into());
+        user.entry("gid").or_insert(0.into());
+    }
+    let Some(sets) = process.get_mut("capabilities").and_then(Value::as_object_mut) else { return };
+    let mut unknown: Vec<String> = Vec::new();
+    for set in sets.values_mut().filter_map(Value::as_array_mut) {
+        set.retain(|name| match name.as_str() {
+            Some(text) if serde_json::from_value::<Capability>(name.clone()).is_err() => {
+                unknown.push(text.to_owned());
+                false
             }
-        }
+            _ => true,
+        });
+    }
+    if !unknown.is_empty() {
+        unknown.sort();
+        unknown.dedup();
+        crate::log::warn(format!("ignoring unknown or unavailable capabilities: [{}]", unknown.join(" ")));
     }
 }
 

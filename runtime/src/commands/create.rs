@@ -2,7 +2,7 @@
 
 use crate::bundle::Bundle;
 use crate::cli::{Create, Globals};
-use crate::container::Container;
+use crate::container::{self, Container};
 use crate::process::{self, Gate, Made, Plan};
 use crate::supervise::Supervisor;
 use crate::{exec_fifo, sealed_exe, terminal};
@@ -22,7 +22,7 @@ pub fn run(globals: &Globals, args: &Create) -> Result<i32> {
 pub(super) fn make(globals: &Globals, args: &Create, gated: bool, supervisor: Option<&mut Supervisor>) -> Result<(Container, Plan, Made)> {
     let dir = args.bundle.as_deref().unwrap_or(Path::new("."));
     let bundle = Bundle::load(dir, args.config.as_deref())?;
-    let mut plan = Plan::new(globals, args, &bundle)?;
+    let mut plan = Plan::new(globals, args, &bundle).map_err(|e| taken(globals, &args.id).unwrap_or(e))?;
     terminal::check(plan.setup.terminal, supervisor.is_none(), args.console_socket.is_some())?;
     let console = args.console_socket.as_deref().map(terminal::connect).transpose().context("--console-socket")?;
 
@@ -36,6 +36,11 @@ pub(super) fn make(globals: &Globals, args: &Create, gated: bool, supervisor: Op
             Err(error.context("unable to start container process"))
         }
     }
+}
+
+/// A container of that id explains every other error: its cgroup is not empty, for instance.
+fn taken(globals: &Globals, id: &str) -> Option<anyhow::Error> {
+    (container::check_id(id).is_ok() && globals.root.join(id).exists()).then(|| container::Error::AlreadyExists.into())
 }
 
 fn fill(

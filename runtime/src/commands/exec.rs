@@ -52,7 +52,11 @@ fn setup(container: &Container, spec: &Spec, args: &cli::Exec) -> Result<Setup> 
     let process = match &args.process {
         Some(path) => {
             let json = std::fs::read(path).with_context(|| format!("--process: {}", path.display()))?;
-            bundle::parse::<Process>(&json).with_context(|| format!("--process: {}", path.display()))?
+            let mut process = bundle::parse::<Process>(&json).with_context(|| format!("--process: {}", path.display()))?;
+            if process.capabilities().is_none() {
+                process.set_capabilities(spec.process().as_ref().and_then(|p| p.capabilities().clone()));
+            }
+            process
         }
         None => from_flags(spec, args)?,
     };

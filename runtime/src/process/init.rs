@@ -65,6 +65,7 @@ fn steps(
         sys::setdomainname(name).with_context(|| format!("domainname: setdomainname({name:?})"))?;
     }
     plan.sysctls.write(&root)?;
+    plan.setup.make_cwd()?;
     root.finish()?;
 
     let gated = gate.fifo.as_ref().map(|fifo| Ok::<_, anyhow::Error>((root.procfs()?, fifo))).transpose()?;
@@ -134,8 +135,11 @@ fn hop_steps(plan: &Plan, channel: &Channel, entry: Entry, gate: &Gate) -> Resul
         enter_user_namespace(plan, channel)?;
     }
     if namespaces.new & namespaces::NEWTIME != 0 {
+        // The change of ids has given /proc/self to the host's root.
+        sys::prctl(libc::PR_SET_DUMPABLE, 1, 0).context("prctl(PR_SET_DUMPABLE)")?;
         namespaces::unshare_time(&namespaces.time_offsets)?;
     }
+    sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).context("prctl(PR_SET_DUMPABLE)")?;
     let flags = namespaces.clone_flags() & !NEWUSER | libc::CLONE_PARENT as u64;
     sys::clone(flags, None).context("clone3 of init")
 }

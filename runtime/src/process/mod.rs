@@ -118,7 +118,7 @@ fn execute(setup: &Setup, path: &CStr, env: &[CString]) -> Result<std::convert::
         sys::set_cloexec(fd, false).with_context(|| format!("--preserve-fds: descriptor {fd} is not open"))?;
     }
     let errno = sys::execve(path, &setup.argv, env);
-    bail!("exec {}: {}", path.to_string_lossy(), errno.desc().to_lowercase())
+    bail!("exec: {:?}: {}", path.to_string_lossy(), errno.desc().to_lowercase())
 }
 
 /// The fallback before Linux 5.9: all of ours carry the flag anyway; inherited ones are looked for

@@ -48,8 +48,8 @@ pub fn create(plan: &mut Plan, container: &mut Container, gate: &Gate, mut super
         Kind::Hooks => run_hooks(plan, container, conversation.pid),
         Kind::Terminal => attach_terminal(&mut supervisor, message),
         Kind::Listener => send_listener(plan, container, conversation.pid, message),
+        Kind::Limits => apply_limits(&plan.setup, conversation.pid),
         Kind::Ready => {
-            apply_limits(&plan.setup, conversation.pid)?;
             container.record.pid = conversation.pid;
             container.record.start_time = container::start_time(conversation.pid).context("init died before it was ready")?;
             container.save()?;
@@ -73,7 +73,8 @@ pub fn exec(exec: &Exec, entry: Entry, gate: &Gate, mut supervisor: Option<&mut 
     };
     let mut conversation = Conversation::start(0, entry, child)?;
     conversation.serve_or_kill(|conversation, message| match message.kind {
-        Kind::Ready => apply_limits(&exec.setup, conversation.pid),
+        Kind::Limits => apply_limits(&exec.setup, conversation.pid),
+        Kind::Ready => Ok(()),
         Kind::Terminal => attach_terminal(&mut supervisor, message),
         Kind::Listener => Ok(()),
         other => bail!("unexpected message {other:?} of the process"),

@@ -18,7 +18,9 @@
 //!    │ ◀──────────────────── Terminal + fd ── │  the pty's master, when we relay it ourselves
 //!    │ ◀──────────────────── Listener + fd ── │  seccomp notifications
 //!    │ ◀───────────────────── Warning(text) ── │  any time; no answer
-//!    │ ◀───────────────────────────── Ready ── │  limits, record and pid file are the parent's
+//!    │ ◀──────────────────────────── Limits ── │  resource limits and OOM score, before ids change
+//!    │ ── Done ─────────────────────────────▶ │
+//!    │ ◀───────────────────────────── Ready ── │  the record with its pid is saved
 //!    │ ── Done ─────────────────────────────▶ │  from here on the child outlives its parent
 //!    │ ◀────────────── Failed(text) or EOF ── │  (create: the exec fifo takes over)
 //! ```
@@ -50,6 +52,8 @@ pub enum Kind {
     Listener = b'l',
     /// Child: tell the user.
     Warning = b'w',
+    /// Child: set my resource limits and OOM score.
+    Limits = b'u',
     /// Child: all is done but the last steps.
     Ready = b'r',
     /// Child: this went wrong.
@@ -60,8 +64,8 @@ pub enum Kind {
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Kind> {
-        use Kind::{Done, Failed, Forked, Hooks, JoinCgroup, Listener, MapIds, Ready, Terminal, Warning};
-        [MapIds, Forked, JoinCgroup, Hooks, Terminal, Listener, Warning, Ready, Failed, Done].into_iter().find(|&k| k as u8 == byte)
+        use Kind::{Done, Failed, Forked, Hooks, JoinCgroup, Limits, Listener, MapIds, Ready, Terminal, Warning};
+        [MapIds, Forked, JoinCgroup, Hooks, Limits, Terminal, Listener, Warning, Ready, Failed, Done].into_iter().find(|&k| k as u8 == byte)
     }
 }
 

@@ -89,6 +89,17 @@ impl Setup {
         })
     }
 
+    /// Makes the working directory where the image lacks it, as runc does.
+    pub fn make_cwd(&self) -> Result<()> {
+        use std::os::unix::{ffi::OsStrExt, fs::DirBuilderExt};
+        if sys::chdir(&self.cwd) != Err(Errno::ENOENT) {
+            return Ok(());
+        }
+        let path = std::ffi::OsStr::from_bytes(self.cwd.as_bytes());
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o755).create(path);
+        made.with_context(|| format!("process.cwd: mkdir {:?}", self.cwd))
+    }
+
     /// Session, keyring, personality, umask: what needs nothing of the container's file system.
     pub fn begin(&self) -> Result<()> {
         nix::unistd::setsid().context("setsid")?;
@@ -118,13 +129,13 @@ impl Setup {
             self.load_filter(channel)?;
         }
         terminal::own_stdio(self.credentials.uid)?;
+        if !self.limits.is_empty() || self.oom_score_adj.is_some() {
+            // The parent's right to raise them ends with the change of ids, ours with the user namespace.
+            channel.ask(Kind::Limits, "")?;
+        }
         let missing = self.credentials.take()?;
         if missing != 0 {
-            channel.send(
-                Kind::Warning,
-                &format!("process.capabilities: the caller lacks {}, they are left out", capability_names(missing)),
-                None,
-            )?;
+            channel.send(Kind::Warning, &format!("ignoring unknown or unavailable capabilities: [{}]", capability_names(missing)), None)?;
         }
         if entered.is_err() {
             sys::chdir(&self.cwd).map_err(|e| anyhow!("process.cwd: chdir to {:?}: {}", self.cwd, e.desc().to_lowercase()))?;
@@ -276,7 +287,7 @@ fn oom_score_adj(value: Option<i32>) -> Result<Option<i32>> {
 fn capability_names(mask: u64) -> String {
     let mut names: Vec<String> = caps::all().into_iter().filter(|c| mask >> c.index() & 1 == 1).map(|c| c.to_string()).collect();
     names.sort();
-    names.join(", ")
+    names.join(" ")
 }
 
 #[cfg(test)]
