@@ -44,7 +44,7 @@ pub fn create(plan: &mut Plan, container: &mut Container, gate: &Gate, mut super
     let mut conversation = cloned?;
     let made = conversation.serve_or_kill(|conversation, message| match message.kind {
         Kind::MapIds => plan.id_maps.write(conversation.pid, plan.privileged),
-        Kind::JoinCgroup => bail!("the systemd cgroup driver is not there yet"),
+        Kind::JoinCgroup => plan.cgroup.adopt(conversation.pid, plan.resources.as_ref(), &plan.annotations),
         Kind::Hooks => run_hooks(plan, container, conversation.pid),
         Kind::Terminal => attach_terminal(&mut supervisor, message),
         Kind::Listener => send_listener(plan, container, conversation.pid, message),
