@@ -92,7 +92,7 @@ fn limits_reach_the_kernel() {
             };
             assert!(value.split('|').any(|v| v == seen), "{file} is {seen:?}, not {value:?}, of {}", limit.resources);
         }
-        c.call(["delete", "--force"]).ok();
+        c.end();
         rt.assert_nothing_left();
     }
 }
@@ -182,7 +182,9 @@ fn update_by_flags() {
     let v1 = host::cgroup_version() == 1;
     let c = rt.start(rt.bundle().args(SLEEP).set("/linux/resources", json!({"memory": {"limit": 64 * MIB}, "pids": {"limit": 20}})));
     let pid = c.pid();
-    let cases: &[(&[&str], &str, &str, &str, &str, &str)] = &[
+    // Flags, controller, file and value on v1, file and value on v2.
+    type Case = (&'static [&'static str], &'static str, &'static str, &'static str, &'static str, &'static str);
+    let cases: &[Case] = &[
         (&["--memory", "50M"], "memory", "memory.limit_in_bytes", "52428800", "memory.max", "52428800"),
         (&["--memory", "100663296", "--memory-swap", "-1"], "memory", "memory.limit_in_bytes", "100663296", "memory.max", "100663296"),
         (&["--memory-reservation", "20M"], "memory", "memory.soft_limit_in_bytes", "20971520", "memory.low", "20971520"),
