@@ -1,6 +1,7 @@
 //! Behaviour of the runtime from outside, theme by theme. `behaviour lifecycle::` runs one theme.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics fails, and says where")]
 
+mod bad_input;
 mod cgroups;
 mod cli;
 mod devices;
@@ -12,5 +13,6 @@ mod mounts;
 mod mounts_special;
 mod namespaces;
 mod process;
+mod rootless;
 mod seccomp;
 mod terminal;
