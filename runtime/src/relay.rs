@@ -58,9 +58,12 @@ impl Relay {
         Ok(relay)
     }
 
-    /// Gives the pty the size of the caller's terminal, if there is one that has a size.
+    /// Gives the pty the size of the caller's terminal, if there is one that has a size. With all
+    /// three streams redirected it is the controlling one.
     pub fn resize(&self) {
         let size = [sys::STDOUT, sys::STDIN, sys::STDERR].into_iter().find_map(|tty| sys::window_size(tty).ok());
+        let own = || sys::openat(sys::CWD, c"/dev/tty", O_RDONLY | O_NOCTTY, 0).and_then(|tty| sys::window_size(tty.as_fd())).ok();
+        let size = size.or_else(own);
         if let Some((rows, columns)) = size
             && (rows, columns) != (0, 0)
         {
