@@ -126,6 +126,14 @@ fn next_signal(signals: &SignalFd) -> Option<i32> {
     signals.read_signal().ok().flatten().map(|info| info.ssi_signo as i32)
 }
 
+/// In a new process: the default actions of the signals that callers are known to ignore (nohup,
+/// shells for background jobs, daemons and Python for SIGPIPE). `execve` would keep them ignored,
+/// and `yes | head` in the container would never end.
+pub fn default_signals() -> Result<()> {
+    let ignored = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGPIPE, libc::SIGTERM, libc::SIGCHLD, libc::SIGXFSZ];
+    ignored.into_iter().try_for_each(sys::default_action).context("reset signal actions")
+}
+
 /// Reaps every child that has ended; the status of `pid` when it is among them.
 fn reap(pid: i32) -> Result<Option<i32>> {
     let mut status = None;

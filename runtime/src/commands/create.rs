@@ -12,6 +12,7 @@ use std::path::Path;
 
 /// Makes the container and returns when its process waits at the exec fifo.
 pub fn run(globals: &Globals, args: &Create) -> Result<i32> {
+    terminal::hold_stdio()?;
     sealed_exe::ensure()?;
     make(globals, args, true, None)?;
     Ok(0)

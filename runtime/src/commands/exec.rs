@@ -13,6 +13,7 @@ use std::ffi::CString;
 
 /// Runs the process; attached, the answer is its status (128 + n for signal n).
 pub fn run(globals: &Globals, args: &cli::Exec) -> Result<i32> {
+    terminal::hold_stdio()?;
     sealed_exe::ensure()?;
     let container = Container::load(&globals.root, &args.id)?;
     match container.status()? {

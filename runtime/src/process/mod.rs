@@ -69,6 +69,7 @@ fn take_terminal(setup: &Setup, root: &Root, gate: &Gate, channel: &Channel, con
 /// Ties this process's life to the parent's, until it is released. The signal alone would miss a
 /// parent that died before the call: then the conversation's end-of-file ends this process.
 fn guard_against_orphaning(gate: &Gate) -> Result<()> {
+    crate::supervise::default_signals()?;
     if let Some(mask) = &gate.mask {
         mask.thread_set_mask().context("sigprocmask")?;
     }
