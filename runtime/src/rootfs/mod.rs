@@ -12,6 +12,7 @@ mod devices;
 mod fallback;
 mod idmap;
 mod masks;
+mod mounter;
 mod mounts;
 mod options;
 mod paths;
@@ -24,7 +25,8 @@ use crate::cgroups;
 use crate::sys;
 use anyhow::{Context as _, Result, bail};
 use attach::Copy;
-use mounts::{MountOp, Mounter, Source};
+use mounter::{Mounter, Source};
+use mounts::MountOp;
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, umask};
 use oci_spec::runtime::LinuxIdMapping;
@@ -164,7 +166,7 @@ impl Plan {
         }
         if inaccessible {
             source.copy = match (detached(path, op.options.bind == Some(true)), &source.id_map) {
-                (Err(errno), Some(_)) => return Err(mounts::missing_source(path, errno)),
+                (Err(errno), Some(_)) => return Err(mounter::missing_source(path, errno)),
                 // Perhaps an earlier mount of the list brings it; init looks again.
                 (copy, _) => copy.ok(),
             };
@@ -247,7 +249,7 @@ impl Root {
 
     /// Makes read-only what had to be writable until now, and sets the root's propagation.
     pub fn finish(&self) -> Result<()> {
-        mounts::finish(&self.readonly).context("mounts")?;
+        mounter::finish(&self.readonly).context("mounts")?;
         if self.readonly_root {
             attach::make_readonly(self.fd.as_fd()).map_err(failed("mount_setattr")).context("root.readonly")?;
         }

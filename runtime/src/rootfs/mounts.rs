@@ -1,18 +1,10 @@
-//! `mounts`: read and checked in the parent ([`plan`]), made in the container's init ([`Mounter`]),
-//! in the order of the list, each on a target that was resolved below the container's root.
+//! `mounts` of config.json, read and checked: a list of [`MountOp`] for [`super::mounter`].
 
-use super::attach::{Copy, Filesystem, Target, apply_options, make_readonly};
-use super::idmap;
+use super::attach::Filesystem;
 use super::options::{Options, attr};
-use super::{Context, cgroup, copy_up, devices, failed, paths};
-use crate::sys::{self, MountAttr};
-use anyhow::{Context as _, Result, anyhow, bail};
-use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag};
-use nix::sys::stat::{Mode, SFlag, fstat, mkdirat};
-use nix::unistd::{Gid, Uid, fchownat};
+use super::{Context, paths};
+use anyhow::{Context as _, Result, bail};
 use oci_spec::runtime::{LinuxIdMapping, Mount};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// Files of /proc that tools such as lxcfs may cover; everything else below /proc must be the
@@ -57,17 +49,6 @@ pub(super) enum Kind {
     Cgroup,
 }
 
-/// What the parent opened for an entry, because the container's init may not be able to.
-#[derive(Debug, Default)]
-pub(super) struct Source {
-    /// A detached copy of the source.
-    pub copy: Option<OwnedFd>,
-    /// `copy` is mapped already.
-    pub mapped: bool,
-    /// The user namespace that carries the mapping.
-    pub id_map: Option<OwnedFd>,
-}
-
 /// Reads the list.
 pub(super) fn plan(list: &[Mount], bundle: &Path, context: &Context<'_>) -> Result<Vec<MountOp>> {
     list.iter().enumerate().map(|(i, mount)| plan_one(i, mount, bundle, context)).collect()
@@ -97,6 +78,9 @@ impl MountOp {
         if self.destination == Path::new("/") {
             bail!("destination: the root itself cannot be mounted over (see root.path)");
         }
+        if bind.is_some() && mount.source().as_ref().is_none_or(|s| s.as_os_str().is_empty()) {
+            bail!("source: missing");
+        }
         if bind.is_some() && self.options.bind.is_none() {
             self.options.bind = Some(typ == "rbind");
         }
@@ -106,7 +90,6 @@ impl MountOp {
             self.options.idmap = Some(false);
         }
         self.kind = match (bind, typ) {
-            (Some(path), _) if path.as_os_str().is_empty() => bail!("source: missing"),
             (Some(path), _) => Kind::Bind(path),
             (None, "") => bail!("type: missing (a bind mount needs the option bind or rbind)"),
             (None, "cgroup" | "cgroup2") => Kind::Cgroup,
@@ -147,7 +130,7 @@ impl MountOp {
     }
 
     /// Something has yet to be made in it: it becomes read-only at the very end.
-    fn ends_readonly(&self) -> bool {
+    pub(super) fn ends_readonly(&self) -> bool {
         self.ends_readonly_as(std::str::from_utf8(self.fstype()).unwrap_or_default())
     }
 
@@ -155,11 +138,11 @@ impl MountOp {
         fstype == "tmpfs" || self.destination == Path::new("/dev")
     }
 
-    fn is_readonly(&self) -> bool {
+    pub(super) fn is_readonly(&self) -> bool {
         self.options.set & libc::MS_RDONLY != 0
     }
 
-    fn fstype(&self) -> &[u8] {
+    pub(super) fn fstype(&self) -> &[u8] {
         match &self.kind {
             Kind::Filesystem(f) => f.fstype.as_bytes(),
             _ => b"",
@@ -167,7 +150,7 @@ impl MountOp {
     }
 
     /// A tmpfs of ours at /dev, in which nodes can be made without looking anything up.
-    fn is_dev_tmpfs(&self) -> bool {
+    pub(super) fn is_dev_tmpfs(&self) -> bool {
         self.destination == Path::new("/dev") && self.fstype() == b"tmpfs"
     }
 }
@@ -195,7 +178,7 @@ fn id_maps(mount: &Mount, options: &Options, context: &Context<'_>) -> Result<Op
 }
 
 /// Refuses to cover /proc with anything but a procfs, and anything in it but a few files.
-fn check_proc(destination: &Path, kind: &Kind) -> Result<()> {
+pub(super) fn check_proc(destination: &Path, kind: &Kind) -> Result<()> {
     let Ok(rest) = destination.strip_prefix("/proc") else { return Ok(()) };
     if rest.as_os_str().is_empty() {
         return match kind {
@@ -211,227 +194,114 @@ fn check_proc(destination: &Path, kind: &Kind) -> Result<()> {
     bail!("{:?} cannot be mounted because it is inside /proc", destination)
 }
 
-/// Makes the mounts of a plan, inside the container's mount namespace.
-#[derive(Debug)]
-pub(super) struct Mounter<'a> {
-    pub plan: &'a super::Plan,
-    pub root: BorrowedFd<'a>,
-    /// The tmpfs of ours at /dev, which later targets may be straight below.
-    pub dev: Option<OwnedFd>,
-    /// The procfs at /proc.
-    pub proc: Option<OwnedFd>,
-    /// To be made read-only at the end.
-    pub readonly: Vec<OwnedFd>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
 
-impl<'a> Mounter<'a> {
-    pub(super) fn new(plan: &'a super::Plan, root: BorrowedFd<'a>) -> Mounter<'a> {
-        Mounter { plan, root, dev: None, proc: None, readonly: Vec::new() }
-    }
-
-    /// Makes all mounts.
-    pub(super) fn run(&mut self) -> Result<()> {
-        for (i, op) in self.plan.mounts.iter().enumerate() {
-            self.make(op, self.plan.sources.get(i)).with_context(|| op.label.clone())?;
-        }
-        Ok(())
-    }
-
-    fn make(&mut self, op: &'a MountOp, source: Option<&Source>) -> Result<()> {
-        if op.destination == Path::new("/dev") {
-            self.dev = None;
-        }
-        match &op.kind {
-            Kind::Bind(path) => self.bind(op, path, source),
-            Kind::Filesystem(filesystem) => self.filesystem(op, filesystem),
-            Kind::Cgroup => {
-                let target = self.folder(op)?;
-                cgroup::mount(&target, op, &self.plan.cgroups)
-            }
-        }
-    }
-
-    fn bind(&mut self, op: &'a MountOp, path: &Path, source: Option<&Source>) -> Result<()> {
-        let copy = open_source(op, path, source)?;
-        if op.destination == Path::new("/proc") && sys::fstype(copy.as_fd())? != super::PROC_MAGIC {
-            bail!("\"/proc\" cannot be mounted because it is not of type proc");
-        }
-        let target = self.target(op, || match paths::kind(&copy) {
-            Ok(SFlag::S_IFDIR) => paths::Missing::Folder,
-            _ => paths::Missing::File,
-        })?;
-        let mount = copy.mount(&target)?;
-        apply_options(mount.as_fd(), &op.options, true, op.options.bind != Some(true))
-    }
-
-    fn filesystem(&mut self, op: &'a MountOp, filesystem: &Filesystem) -> Result<()> {
-        let target = self.folder(op)?;
-        let mut own;
-        let mut filesystem = filesystem;
-        if op.fstype() == b"tmpfs" && !op.options.has_data("mode") && !target.made {
-            // The mode of the image's folder shows through.
-            own = filesystem.clone();
-            own.option("mode", Some(&format!("{:o}", fstat(&target.fd)?.st_mode & 0o7777)))?;
-            filesystem = &own;
-        }
-        let mount = match filesystem.mount(&target) {
-            Err(error) if self.plan.user_namespace && is_refused(&error) => self.host_copy(op, &target, error)?,
-            other => other?,
+    /// Plans one mount for a container in a user namespace that maps the ids 0 and 1.
+    fn planned(mount: Value) -> Result<MountOp> {
+        let maps: Vec<LinuxIdMapping> = serde_json::from_value(json!([{"containerID": 0, "hostID": 1000, "size": 2}])).unwrap();
+        let context = Context {
+            privileged: false,
+            user_namespace: true,
+            new_mount_namespace: true,
+            new_cgroup_namespace: true,
+            new_pid_namespace: true,
+            new_network_namespace: true,
+            cgroup_views: Vec::new(),
+            mount_label: Some("a:label"),
+            no_pivot: false,
+            id_maps: (&maps, &maps),
         };
-        if op.options.copy_up {
-            copy_up(&target, mount.as_fd())?;
-        }
-        apply_options(mount.as_fd(), &op.options, false, true)?;
-        self.keep(op, mount)
+        let mount: Mount = serde_json::from_value(mount).unwrap();
+        Ok(plan(&[mount], Path::new("/bundle"), &context)?.remove(0))
     }
 
-    /// Remembers the mounts that later steps need.
-    fn keep(&mut self, op: &'a MountOp, mount: OwnedFd) -> Result<()> {
-        if op.is_dev_tmpfs() {
-            devices::make(self.root, Some(mount.as_fd()), &self.plan.devices, self.plan.bind_devices)?;
-            if op.is_readonly() {
-                self.readonly.push(mount.try_clone()?);
-            }
-            self.dev = Some(mount);
-        } else if op.destination == Path::new("/proc") {
-            self.proc = Some(mount);
-        } else if op.is_readonly() && op.ends_readonly() {
-            self.readonly.push(mount);
-        }
-        Ok(())
+    fn refused(mount: Value) -> String {
+        format!("{:#}", planned(mount).unwrap_err())
     }
 
-    /// The target of a file system: a folder.
-    fn folder(&self, op: &'a MountOp) -> Result<Target<'a>> {
-        if let (Some(mount), Some(name)) = (&self.dev, op.destination.file_name())
-            && op.destination.parent() == Some(Path::new("/dev"))
-        {
-            // Straight below a mount that nobody else can reach: no link can be in the way.
-            let made = match mkdirat(mount, name, Mode::from_bits_truncate(0o755)) {
-                Ok(()) => true,
-                Err(Errno::EEXIST) => false,
-                Err(errno) => return Err(failed("mkdir")(errno)),
-            };
-            let flags = libc::O_PATH | libc::O_NOFOLLOW | libc::O_DIRECTORY;
-            let fd = sys::openat(mount.as_fd(), &paths::c(name)?, flags, 0).map_err(failed("open"))?;
-            return Ok(Target { root: self.root, path: &op.destination, fd, made });
-        }
-        self.target(op, || paths::Missing::Folder)
+    fn filesystem(op: MountOp) -> Filesystem {
+        let Kind::Filesystem(f) = op.kind else { panic!("{op:?}") };
+        f
     }
 
-    /// The target of a mount, made where it is missing.
-    fn target(&self, op: &'a MountOp, missing: impl Fn() -> paths::Missing) -> Result<Target<'a>> {
-        let path = op.destination.as_path();
-        let mut made = false;
-        let fd = match paths::open_plain(self.root, path, OFlag::O_PATH) {
-            Ok(fd) => fd,
-            Err(Errno::ELOOP) if matches!(op.fstype(), b"proc" | b"sysfs") => {
-                bail!("the destination is a symbolic link in the root file system; this must be mounted on a real folder")
-            }
-            Err(Errno::ENOENT | Errno::ELOOP) => {
-                let found = paths::walk(self.root, path, missing()).map_err(|errno| match errno {
-                    Errno::EROFS => anyhow!("the destination does not exist and cannot be made: the file system there is read-only"),
-                    errno => failed("make the destination")(errno),
-                })?;
-                if found.path != path {
-                    check_proc(&found.path, &op.kind)?;
-                    if sys::fstype(found.fd.as_fd())? == super::PROC_MAGIC && !found.path.starts_with("/proc") {
-                        bail!("the destination is a link to a procfs");
-                    }
-                }
-                made = found.made;
-                found.fd
-            }
-            Err(errno) => return Err(failed("open the destination")(errno)),
+    #[test]
+    fn a_bind_is_one_by_type_or_option_and_its_source_is_the_bundle_s() {
+        let op = planned(json!({"destination": "a/../b", "source": "x", "options": ["rbind"]})).unwrap();
+        assert_eq!(op.label, "mounts[0] (a/../b, bind from x)");
+        assert_eq!(op.destination, Path::new("/b"));
+        assert!(matches!(&op.kind, Kind::Bind(p) if p == Path::new("/bundle/x")));
+        assert_eq!(op.options.bind, Some(true));
+        let op = planned(json!({"destination": "/b", "type": "bind", "source": "/x"})).unwrap();
+        assert!(matches!(&op.kind, Kind::Bind(p) if p == Path::new("/x")));
+        assert_eq!(op.options.bind, Some(false));
+    }
+
+    #[test]
+    fn a_file_system_gets_its_options_and_the_label() {
+        let op = json!({"destination": "/t", "type": "tmpfs", "source": "shm", "options": ["ro", "noexec", "sync", "size=1m", "posix"]});
+        let op = planned(op).unwrap();
+        assert!(op.is_readonly() && op.ends_readonly());
+        let f = filesystem(op);
+        assert_eq!(f.attributes, attr::NOEXEC);
+        assert_eq!(f.superblock, [c"sync"]);
+        let wanted = [(c"size", Some(c"1m")), (c"posix", None), (c"context", Some(c"a:label"))];
+        let wanted = wanted.map(|(key, value)| (key.to_owned(), value.map(|v| v.to_owned())));
+        assert_eq!(f.data, wanted);
+        let f = filesystem(planned(json!({"destination": "/proc", "type": "proc", "options": ["ro"]})).unwrap());
+        assert_eq!((f.attributes, f.superblock.len(), f.data.len()), (attr::RDONLY, 0, 0));
+        let f = filesystem(planned(json!({"destination": "/x", "type": "ext4", "source": "/dev/x", "options": ["ro"]})).unwrap());
+        assert_eq!((f.attributes, f.superblock.as_slice()), (attr::RDONLY, &[c"ro"][..]));
+    }
+
+    #[test]
+    fn the_group_of_terminals_is_dropped_where_it_does_not_exist() {
+        let data = |gid: &str| {
+            let options = [format!("gid={gid}"), "mode=0620".to_owned()];
+            let f = filesystem(planned(json!({"destination": "/dev/pts", "type": "devpts", "options": options})).unwrap());
+            f.data.iter().filter(|(key, _)| key.as_c_str() == c"gid").count()
         };
-        Ok(Target { root: self.root, path, fd, made })
+        assert_eq!((data("5"), data("1")), (0, 1));
     }
 
-    /// In a user namespace that does not own the network, IPC or PID namespace the kernel refuses a
-    /// new sysfs, mqueue or procfs. The container then gets the host's, which shows the same.
-    fn host_copy(&self, op: &MountOp, target: &Target<'_>, error: anyhow::Error) -> Result<OwnedFd> {
-        let path = match op.fstype() {
-            b"sysfs" => "/sys",
-            b"mqueue" => "/dev/mqueue",
-            b"proc" if !self.plan.new_pid_namespace => "/proc",
-            b"proc" => {
-                return Err(error.context(
-                    "a user namespace may mount procfs only where a whole one is visible; here parts of /proc are covered (a container?)",
-                ));
-            }
-            _ => return Err(error),
-        };
-        let Ok(copy) = Copy::of_path(Path::new(path), true) else { return Err(error) };
-        let mount = copy.mount(target).with_context(|| format!("the host's {path} in its place"))?;
-        let attributes = op.options.attributes() & (attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC);
-        let wanted = MountAttr { set: attributes, ..MountAttr::default() };
-        super::attach::set_attributes(mount.as_fd(), true, &wanted)
-            .or_else(|errno| if errno == Errno::ENOSYS { super::attach::set_attributes(mount.as_fd(), false, &wanted) } else { Err(errno) })
-            .map_err(failed("mount_setattr"))?;
-        Ok(mount)
+    #[test]
+    fn id_maps_are_the_mount_s_own_or_the_container_s() {
+        let own = json!([{"containerID": 7, "hostID": 8, "size": 1}]);
+        let op =
+            planned(json!({"destination": "/b", "source": "/x", "options": ["bind"], "uidMappings": own, "gidMappings": own})).unwrap();
+        assert_eq!(op.options.idmap, Some(false));
+        assert_eq!(op.id_maps.unwrap().0[0].container_id(), 7);
+        let op = planned(json!({"destination": "/b", "source": "/x", "options": ["rbind", "ridmap"]})).unwrap();
+        assert_eq!((op.options.idmap, op.id_maps.unwrap().0[0].host_id()), (Some(true), 1000));
+        assert!(refused(json!({"destination": "/b", "source": "/x", "options": ["bind"], "uidMappings": own})).contains("one is there"));
+        assert!(refused(json!({"destination": "/b", "type": "tmpfs", "uidMappings": own, "gidMappings": own})).contains("bind mount"));
     }
-}
 
-/// The source of a bind mount as a detached copy, id-mapped where that was asked for.
-fn open_source(op: &MountOp, path: &Path, source: Option<&Source>) -> Result<Copy> {
-    let recursive = op.options.bind == Some(true);
-    let prepared = source.and_then(|s| s.copy.as_ref());
-    if let (Some(copy), true) = (prepared, source.is_some_and(|s| s.mapped)) {
-        return Ok(Copy::Detached(slave(copy)?));
-    }
-    let copy = match (Copy::of_path(path, recursive), prepared) {
-        // Only the host's root may go there: then the parent's copy serves.
-        (Err(Errno::EACCES), Some(copy)) => Copy::Detached(slave(copy)?),
-        (Err(errno), _) => return Err(missing_source(path, errno)),
-        (Ok(copy), _) => copy,
-    };
-    if let Some(namespace) = source.and_then(|s| s.id_map.as_ref()) {
-        if matches!(copy, Copy::Place(..)) {
-            bail!(idmap::TOO_OLD);
+    #[test]
+    fn nothing_covers_proc_but_what_may() {
+        assert!(planned(json!({"destination": "/proc", "type": "proc"})).is_ok());
+        assert!(planned(json!({"destination": "/proc/./cpuinfo", "source": "/x", "options": ["bind"]})).is_ok());
+        assert!(planned(json!({"destination": "/process", "type": "tmpfs"})).is_ok());
+        for destination in ["/proc", "/x/../proc", "proc"] {
+            let text = refused(json!({"destination": destination, "type": "tmpfs"}));
+            assert!(text.ends_with("\"/proc\" cannot be mounted because it is not of type proc"), "{text}");
         }
-        idmap::apply(copy.as_fd(), namespace.as_fd(), op.options.idmap == Some(true))?;
+        let text = refused(json!({"destination": "/proc/self/attr", "type": "tmpfs"}));
+        assert!(text.ends_with("because it is inside /proc"), "{text}");
     }
-    Ok(copy)
-}
 
-/// A copy made in the host's mount namespace, as one made in the container's would be: it hears of
-/// the host's mounts and unmounts, and tells nobody of its own.
-fn slave(copy: &OwnedFd) -> Result<OwnedFd> {
-    let wanted = MountAttr { propagation: libc::MS_SLAVE, ..MountAttr::default() };
-    super::attach::set_attributes(copy.as_fd(), true, &wanted).map_err(failed("mount_setattr(MS_SLAVE)"))?;
-    Ok(copy.try_clone()?)
-}
-
-/// Why the source of a bind mount cannot be had.
-pub(super) fn missing_source(path: &Path, errno: Errno) -> anyhow::Error {
-    match errno {
-        Errno::ENOENT => anyhow!("{}: no such file or directory; the source does not exist on the host", path.display()),
-        Errno::EINVAL => anyhow::Error::new(errno)
-            .context("open_tree: in a user namespace a folder with mounts below it can only be bound with them (option rbind)"),
-        Errno::ENOSYS => anyhow!(idmap::TOO_OLD),
-        errno => anyhow::Error::new(errno).context(format!("open_tree {}", path.display())),
+    #[test]
+    fn what_is_missing_is_named() {
+        assert!(refused(json!({"destination": "", "type": "tmpfs"})).contains("destination: missing"));
+        assert!(refused(json!({"destination": "/", "type": "tmpfs"})).contains("root.path"));
+        assert!(refused(json!({"destination": "/a", "source": "x"})).contains("type: missing"));
+        assert_eq!(
+            refused(json!({"destination": "/a", "type": "bind", "options": ["bind"]})),
+            "mounts[0] (/a, bind from ): source: missing"
+        );
+        let text = refused(json!({"destination": "/a", "source": "/x", "options": ["bind", "colour"]}));
+        assert!(text.contains("unknown option \"colour\""), "{text}");
     }
-}
-
-/// Whether a file system may not be mounted by us.
-fn is_refused(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref::<Errno>(), Some(Errno::EPERM))
-}
-
-/// Fills a fresh tmpfs with what it covers, which its target's descriptor still shows.
-fn copy_up(target: &Target<'_>, mount: BorrowedFd<'_>) -> Result<()> {
-    copy_up::copy(target.fd.as_fd(), mount)?;
-    let stat = fstat(&target.fd)?;
-    match fchownat(mount, "", Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)), AtFlags::AT_EMPTY_PATH) {
-        Err(Errno::EINVAL | Errno::EPERM) => Ok(()),
-        other => other.map_err(failed("tmpcopyup: chown")),
-    }
-}
-
-/// Makes what was kept writable read-only.
-pub(super) fn finish(mounts: &[OwnedFd]) -> Result<()> {
-    for mount in mounts {
-        make_readonly(mount.as_fd()).map_err(failed("mount_setattr(read-only)"))?;
-    }
-    Ok(())
 }
