@@ -30,10 +30,12 @@ pub fn run(globals: &Globals, args: &cli::Exec) -> Result<i32> {
         pid: container.record.pid,
         pidfd: container.pidfd()?,
         kinds: container.record.namespaces,
+        cgroup: container.cgroup()?,
+        sub_cgroups: args.cgroup.clone(),
         privileged: nix::unistd::geteuid().is_root(),
     };
 
-    let entry = container.cgroup()?.entry(&args.cgroup, container.record.pid)?;
+    let entry = exec.cgroup.entry(&args.cgroup, container.record.pid)?;
     let mut supervisor = if args.detach { None } else { Some(Supervisor::new(false)?) };
     let gate = Gate { fifo: None, console, mask: supervisor.as_ref().map(Supervisor::mask), record: container.record.clone() };
     let made = process::run_exec(&exec, entry, &gate, supervisor.as_mut()).context("unable to start container process")?;

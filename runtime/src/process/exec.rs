@@ -2,7 +2,7 @@
 
 use super::protocol::{Channel, Kind};
 use super::{Gate, Setup, enter_cgroups, guard_against_orphaning};
-use crate::cgroups::Entry;
+use crate::cgroups::{Cgroup, Entry};
 use crate::namespaces::{self, NEWPID, NEWUSER};
 use crate::rootfs::Root;
 use crate::sys;
@@ -22,6 +22,10 @@ pub struct Exec {
     pub pidfd: Option<OwnedFd>,
     /// The container's namespaces that are not the caller's, as `CLONE_NEW*` flags.
     pub kinds: u64,
+    /// The container's cgroups.
+    pub cgroup: Cgroup,
+    /// The values of `--cgroup`.
+    pub sub_cgroups: Vec<String>,
     /// The caller is root and may join the PID namespace for its children.
     pub privileged: bool,
 }
@@ -54,7 +58,7 @@ fn steps(exec: &Exec, channel: &Channel, entry: Entry, gate: &Gate, hopped: bool
     guard_against_orphaning(gate)?;
     sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).context("prctl(PR_SET_DUMPABLE)")?;
     if !hopped {
-        enter_cgroups(entry)?;
+        enter_cgroups(channel, entry)?;
         exec.join(exec.kinds & !NEWPID)?;
         if exec.kinds & NEWUSER != 0 {
             super::become_root(&IdMaps::default())?;
@@ -75,7 +79,7 @@ fn steps(exec: &Exec, channel: &Channel, entry: Entry, gate: &Gate, hopped: bool
 
 /// The hop: see [`Exec::needs_hop`].
 pub(super) fn hop(exec: &Exec, channel: Channel, entry: Entry, gate: &Gate) -> ! {
-    match hop_steps(exec, entry, gate) {
+    match hop_steps(exec, &channel, entry, gate) {
         Ok(sys::Cloned::Child) => main(exec, channel, Entry::None, gate, true),
         Ok(sys::Cloned::Parent(pid, _)) => {
             let sent = channel.send(Kind::Forked, &pid.to_string(), None);
@@ -88,10 +92,10 @@ pub(super) fn hop(exec: &Exec, channel: Channel, entry: Entry, gate: &Gate) -> !
     }
 }
 
-fn hop_steps(exec: &Exec, entry: Entry, gate: &Gate) -> Result<sys::Cloned> {
+fn hop_steps(exec: &Exec, channel: &Channel, entry: Entry, gate: &Gate) -> Result<sys::Cloned> {
     guard_against_orphaning(gate)?;
     sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).context("prctl(PR_SET_DUMPABLE)")?;
-    enter_cgroups(entry)?;
+    enter_cgroups(channel, entry)?;
     exec.join(exec.kinds)?;
     super::become_root(&IdMaps::default())?;
     sys::clone(libc::CLONE_PARENT as u64, None).context("clone3 of the process")

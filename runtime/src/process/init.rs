@@ -36,7 +36,7 @@ fn steps(
 ) -> Result<std::convert::Infallible> {
     guard_against_orphaning(gate)?;
     if !hopped {
-        join_cgroup(channel, entry)?;
+        enter_cgroups(channel, entry)?;
         enter_user_namespace(plan, channel)?;
         plan.namespaces.join(|kind| kind != NEWPID)?;
     }
@@ -87,14 +87,6 @@ fn own_pid() -> i32 {
     std::process::id() as i32
 }
 
-fn join_cgroup(channel: &Channel, entry: Entry) -> Result<()> {
-    if matches!(entry, Entry::Adopt) {
-        channel.ask(Kind::JoinCgroup, "")?;
-        return Ok(());
-    }
-    enter_cgroups(entry)
-}
-
 /// In a new user namespace: waits for the maps, then becomes its root, if it has one.
 fn enter_user_namespace(plan: &Plan, channel: &Channel) -> Result<()> {
     if plan.namespaces.new & NEWUSER == 0 {
@@ -123,7 +115,7 @@ pub(super) fn hop(plan: &Plan, channel: Channel, entry: Entry, gate: &Gate) -> !
 
 fn hop_steps(plan: &Plan, channel: &Channel, entry: Entry, gate: &Gate) -> Result<sys::Cloned> {
     guard_against_orphaning(gate)?;
-    join_cgroup(channel, entry)?;
+    enter_cgroups(channel, entry)?;
     let namespaces = &plan.namespaces;
     let new_user = namespaces.new & NEWUSER != 0;
     namespaces.join(|_| true)?;

@@ -85,12 +85,17 @@ fn release(channel: &Channel) -> Result<()> {
     Ok(channel.ask(Kind::Ready, "")?)
 }
 
-/// Writes this process into cgroups whose `cgroup.procs` the parent has opened: back to back, so
-/// that the kernel's grace period is waited for once.
-fn enter_cgroups(entry: Entry) -> Result<()> {
-    if let Entry::Write(files) = entry {
-        for file in files {
-            sys::write(file.as_fd(), b"0").context("join the cgroup: write to cgroup.procs")?;
+/// Gets this process into the container's cgroups: by the files that the parent has opened, written
+/// back to back so that the kernel's grace period is waited for once, or by asking the parent, who
+/// asks systemd.
+fn enter_cgroups(channel: &Channel, entry: Entry) -> Result<()> {
+    match entry {
+        Entry::None | Entry::Into(_) => (),
+        Entry::Adopt => drop(channel.ask(Kind::JoinCgroup, "")?),
+        Entry::Write(files) => {
+            for file in files {
+                sys::write(file.as_fd(), b"0").context("join the cgroup: write to cgroup.procs")?;
+            }
         }
     }
     Ok(())

@@ -73,6 +73,7 @@ pub fn exec(exec: &Exec, entry: Entry, gate: &Gate, mut supervisor: Option<&mut 
     };
     let mut conversation = Conversation::start(0, entry, child)?;
     conversation.serve_or_kill(|conversation, message| match message.kind {
+        Kind::JoinCgroup => exec.cgroup.attach(conversation.pid, &exec.sub_cgroups),
         Kind::Limits => apply_limits(&exec.setup, conversation.pid),
         Kind::Ready => Ok(()),
         Kind::Terminal => attach_terminal(&mut supervisor, message),
