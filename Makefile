@@ -13,6 +13,7 @@ STATIC = CARGO_TARGET_DIR=target/static RUSTFLAGS="-C target-feature=+crt-static
 	RRUN_COMMIT="$$(git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)"
 HOST = $$($(CARGO) -vV | sed -n 's/^host: //p')
 
+.NOTPARALLEL:
 .PHONY: all build run test check bench integration install clean FORCE
 
 all: build
@@ -24,15 +25,15 @@ build: setup-build
 	@scripts/place "target/static/$(HOST)/release/rrun" target/release/rrun-cri
 
 # A first container: no network, no image.
-run: build setup-run
+run: setup-run build
 	@demo/run
 
 # Everything that can be tested here; what was left out is listed at the end.
-test: build setup-test
+test: setup-test build
 	@scripts/test
 
 # Format, lints, documentation, licences, and how the programs are linked.
-check: build setup-check
+check: setup-check build
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" $(CARGO) doc --workspace --no-deps --document-private-items --locked
@@ -42,7 +43,7 @@ bench: build
 	@echo "make bench: there is no benchmark in the tree yet"
 
 # containerd, Docker and Podman, on this runtime.
-integration: build setup-integration
+integration: setup-integration build
 	@integration/all.sh
 
 # Binaries, man pages and shell completions; it builds nothing, so that `sudo make install` is enough.
