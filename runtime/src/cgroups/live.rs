@@ -107,6 +107,9 @@ fn a_wrong_limit_leaves_nothing() {
 fn a_taken_cgroup_is_refused() {
     let Some(cgroup) = plan("taken", "{}") else { return };
     cgroup.create(None, &HashMap::new()).unwrap();
+    cgroup.freeze(true).unwrap();
+    assert!(cgroup.create(None, &HashMap::new()).unwrap_err().to_string().contains("unexpectedly frozen"));
+    cgroup.freeze(false).unwrap();
     let mut child = sleeper(&cgroup);
     let linux = LinuxBuilder::default().cgroups_path(format!("/rrun-test-{}-taken/inner", std::process::id())).build().unwrap();
     if nix::unistd::geteuid().is_root() {
