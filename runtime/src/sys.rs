@@ -176,6 +176,12 @@ pub fn set_cloexec(fd: RawFd, cloexec: bool) -> Result<()> {
     Ok(())
 }
 
+/// Whether a descriptor of this number came with the caller: those of ours are close-on-exec.
+pub fn is_inherited(fd: RawFd) -> bool {
+    // SAFETY: asks for a flag only.
+    check(unsafe { libc::fcntl(fd, libc::F_GETFD) } as c_long) == Ok(0)
+}
+
 /// Takes ownership of a descriptor that this process was started with (`--preserve-fds`,
 /// `LISTEN_FDS`). `None` where it is not open.
 pub fn inherited_fd(fd: RawFd) -> Option<OwnedFd> {

@@ -16,14 +16,10 @@ pub use args::*;
 pub(crate) use help::{COMMIT, VERSION};
 pub use root::in_user_namespace;
 
-use crate::log;
+use crate::{log, terminal};
 use anyhow::{Context, Error, Result, bail};
-use nix::fcntl::OFlag;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::stat::Mode;
 use parse::{Parsed, UnknownCommand};
 use std::ffi::OsString;
-use std::os::fd::{AsFd, IntoRawFd};
 use table::Command;
 
 /// Parses, dispatches, prints the one error; the exit code.
@@ -32,12 +28,12 @@ pub fn main(args: Vec<OsString>) -> i32 {
     let program = args.next().unwrap_or_default();
     let program = program.to_string_lossy();
     let (globals, asked) = parse::parse(args);
-    if let Ok(Some((command, _))) = &asked
-        && matches!(command.name, "create" | "run" | "exec")
-    {
-        hold_stdio();
-    }
-    let result = open_log(&globals).and_then(|()| match asked? {
+    // The container's process inherits descriptors 0 to 2: they must not be files of ours.
+    let held = match &asked {
+        Ok(Some((command, _))) if matches!(command.name, "create" | "run" | "exec") => terminal::hold_stdio(),
+        _ => Ok(()),
+    };
+    let result = held.and_then(|()| open_log(&globals)).and_then(|()| match asked? {
         _ if globals.on("version") => help::version(name(&program)),
         None => help::overview(name(&program)),
         Some((command, _)) if globals.on("help") => help::of(name(&program), command),
@@ -52,22 +48,6 @@ pub fn main(args: Vec<OsString>) -> i32 {
 /// What we call ourselves: `runc` where we are installed in its place.
 fn name(program: &str) -> &'static str {
     if program.rsplit('/').next() == Some("runc") { "runc" } else { "rrun" }
-}
-
-/// Opens `/dev/null` where descriptor 0, 1 or 2 is closed: the container's process inherits these
-/// three, and they must not be files that we open for ourselves.
-fn hold_stdio() {
-    let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
-    let mut fds = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()].map(|fd| PollFd::new(fd, PollFlags::empty()));
-    if poll(&mut fds, PollTimeout::ZERO).is_ok_and(|n| n == 0) {
-        return;
-    }
-    for fd in &fds {
-        if fd.revents().is_some_and(|r| r.contains(PollFlags::POLLNVAL)) {
-            // The lowest number that is free is the one that is missing.
-            let _ = nix::fcntl::open("/dev/null", OFlag::O_RDWR, Mode::empty()).map(IntoRawFd::into_raw_fd);
-        }
-    }
 }
 
 fn open_log(globals: &Parsed) -> Result<()> {

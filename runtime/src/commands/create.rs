@@ -12,8 +12,8 @@ use std::path::Path;
 
 /// Makes the container and returns when its process waits at the exec fifo.
 pub fn run(globals: &Globals, args: &Create) -> Result<i32> {
-    terminal::hold_stdio()?;
     sealed_exe::ensure()?;
+    process::check_preserved(args.preserve_fds)?;
     make(globals, args, true, None)?;
     Ok(0)
 }

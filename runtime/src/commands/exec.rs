@@ -13,8 +13,8 @@ use std::ffi::CString;
 
 /// Runs the process; attached, the answer is its status (128 + n for signal n).
 pub fn run(globals: &Globals, args: &cli::Exec) -> Result<i32> {
-    terminal::hold_stdio()?;
     sealed_exe::ensure()?;
+    process::check_preserved(args.preserve_fds)?;
     let container = Container::load(&globals.root, &args.id)?;
     match container.status()? {
         Status::Stopped | Status::Creating => bail!("cannot exec in a stopped container"),

@@ -3,13 +3,13 @@
 use super::create;
 use crate::cli::{Globals, Run};
 use crate::supervise::Supervisor;
-use crate::{sealed_exe, terminal};
+use crate::{process, sealed_exe};
 use anyhow::Result;
 
 /// Runs the container; attached, the answer is its process's status (128 + n for signal n).
 pub fn run(globals: &Globals, args: &Run) -> Result<i32> {
-    terminal::hold_stdio()?;
     sealed_exe::ensure()?;
+    process::check_preserved(args.create.preserve_fds)?;
     let mut supervisor = if args.detach { None } else { Some(Supervisor::new(!args.no_subreaper)?) };
     let (container, plan, made) = create::make(globals, &args.create, false, supervisor.as_mut())?;
     let started = super::start::poststart(&container);

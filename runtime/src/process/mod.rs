@@ -85,6 +85,16 @@ fn release(channel: &Channel) -> Result<()> {
     Ok(channel.ask(Kind::Ready, "")?)
 }
 
+/// Checks `--preserve-fds`.
+pub fn check_preserved(count: u32) -> Result<()> {
+    for fd in 3..3 + count as i32 {
+        if !sys::is_inherited(fd) {
+            bail!("--preserve-fds {count}: descriptor {fd} is not open");
+        }
+    }
+    Ok(())
+}
+
 /// Gets this process into the container's cgroups: by the files that the parent has opened, written
 /// back to back so that the kernel's grace period is waited for once, or by asking the parent, who
 /// asks systemd.
@@ -121,7 +131,7 @@ fn execute(setup: &Setup, path: &CStr, env: &[CString]) -> Result<std::convert::
         other => other.context("close_range")?,
     }
     for fd in 3..setup.first_closed as i32 {
-        sys::set_cloexec(fd, false).with_context(|| format!("--preserve-fds: descriptor {fd} is not open"))?;
+        sys::set_cloexec(fd, false).with_context(|| format!("--preserve-fds: descriptor {fd}"))?;
     }
     let errno = sys::execve(path, &setup.argv, env);
     bail!("exec: {:?}: {}", path.to_string_lossy(), errno.desc().to_lowercase())

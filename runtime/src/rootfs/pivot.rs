@@ -61,7 +61,7 @@ pub(super) fn attach_root(plan: &Plan) -> Result<OwnedFd> {
         (copy, _) => copy.map_err(failed("open_tree"))?,
     };
     let path = paths::c(plan.rootfs.as_os_str())?;
-    let open = || sys::openat(sys::CWD, &path, libc::O_PATH, 0).map_err(failed("open"));
+    let open = || sys::openat(sys::CWD, &path, libc::O_PATH | libc::O_DIRECTORY, 0).map_err(failed("open"));
     let root = match copy {
         Copy::Detached(copy) => {
             attach_over(copy.as_fd(), plan, open)?;
