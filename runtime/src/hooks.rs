@@ -92,7 +92,7 @@ pub fn run(kind: Kind, hooks: &[Hook], state: &[u8]) -> Result<()> {
     let mut failed: Vec<String> = Vec::new();
     for (i, hook) in hooks.iter().enumerate() {
         match run_one(hook, state) {
-            Err(e) => failed.push(format!("error running {kind} hook #{i}: {e:#}")),
+            Err(e) => failed.push(format!("error running {kind} hook #{i}: {}", crate::log::message(&e))),
             Ok(()) => continue,
         }
         if kind != Kind::Poststop {

@@ -7,6 +7,7 @@
 use crate::cli::LogFormat;
 use crate::clock;
 use anyhow::{Context, Result};
+use nix::errno::Errno;
 use std::fmt::{Display, Write as _};
 use std::fs::File;
 use std::io::{IsTerminal, Write as _};
@@ -56,6 +57,19 @@ pub fn error(message: &str) {
     if log.file.is_some() {
         print(&format!("{}\n", one_line(message)));
     }
+}
+
+/// An error and its causes on one line, the kernel's in the words that callers look for:
+/// `open /x: no such file or directory`.
+pub fn message(error: &anyhow::Error) -> String {
+    let text = |cause: &(dyn std::error::Error + 'static)| {
+        let errno = match cause.downcast_ref::<std::io::Error>() {
+            Some(e) => e.raw_os_error().map(Errno::from_raw),
+            None => cause.downcast_ref::<Errno>().copied(),
+        };
+        errno.map_or_else(|| cause.to_string(), |errno| errno.desc().to_ascii_lowercase())
+    };
+    error.chain().map(text).collect::<Vec<_>>().join(": ")
 }
 
 fn log() -> &'static Log {
@@ -114,6 +128,15 @@ mod tests {
         assert_eq!(text("container does not exist"), "time=\"T\" level=error msg=\"container does not exist\"\n");
         assert_eq!(text("done"), "time=\"T\" level=error msg=done\n");
         assert_eq!(text("exec: \"x\"\n"), "time=\"T\" level=error msg=\"exec: \\\"x\\\"\\n\"\n");
+    }
+
+    #[test]
+    fn messages() {
+        let io = Err::<(), _>(std::io::Error::from_raw_os_error(2)).context("open /X").context("Config").unwrap_err();
+        assert_eq!(message(&io), "Config: open /X: no such file or directory");
+        let errno = Err::<(), _>(Errno::EACCES).context("mount").unwrap_err();
+        assert_eq!(message(&errno), "mount: permission denied");
+        assert_eq!(message(&anyhow::anyhow!("Plain")), "Plain");
     }
 
     #[test]

@@ -40,7 +40,7 @@ pub fn main(args: Vec<OsString>) -> i32 {
         Some((command, parsed)) => run(&program, command, &globals, &parsed),
     });
     result.unwrap_or_else(|e| {
-        log::error(&format!("{e:#}"));
+        log::error(&log::message(&e));
         exit_code(&e)
     })
 }

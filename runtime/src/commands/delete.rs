@@ -16,7 +16,7 @@ pub fn run(globals: &Globals, args: &Delete) -> Result<i32> {
         Err(e) if !args.force || e.downcast_ref() == Some(&Error::InvalidId) => return Err(e),
         Err(e) if e.downcast_ref() == Some(&Error::NotFound) => return Ok(0),
         Err(e) => {
-            log::warn(format!("{e:#}; its folder is removed, its cgroups (if any) are not"));
+            log::warn(format!("{}; its folder is removed, its cgroups (if any) are not", log::message(&e)));
             return container::remove_damaged(&globals.root, &args.id).map(|()| 0);
         }
     };
@@ -74,7 +74,7 @@ pub fn destroy(container: &Container) -> Result<()> {
         && let Err(e) = container.record.run_hooks(hooks::Kind::Poststop, all, 0)
     {
         // The container is gone all the same (runtime-spec, "Lifecycle").
-        log::warn(format!("{e:#}"));
+        log::warn(log::message(&e));
     }
     Ok(())
 }

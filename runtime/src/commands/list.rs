@@ -17,7 +17,7 @@ pub fn run(globals: &Globals, args: List) -> Result<i32> {
             Ok(container) => containers.push(container),
             // Deleted since the folder was read.
             Err(e) if e.downcast_ref() == Some(&Error::NotFound) => (),
-            Err(e) => log::warn(format!("load container {id}: {e:#}")),
+            Err(e) => log::warn(format!("load container {id}: {}", log::message(&e))),
         }
     }
     if args.quiet {
@@ -31,7 +31,7 @@ pub fn run(globals: &Globals, args: List) -> Result<i32> {
     for (container, owner) in containers.iter().zip(&owners) {
         match container.status() {
             Ok(status) => states.push(State::of(container, status, owner)),
-            Err(e) => log::warn(format!("status for {}: {e:#}", container.record.id)),
+            Err(e) => log::warn(format!("status for {}: {}", container.record.id, log::message(&e))),
         }
     }
     let text = if args.json {

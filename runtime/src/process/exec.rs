@@ -50,7 +50,7 @@ impl Exec {
 /// Becomes the process. Never returns: what goes wrong is told to the parent.
 pub(super) fn main(exec: &Exec, channel: Channel, entry: Entry, gate: &Gate, hopped: bool) -> ! {
     let Err(error) = steps(exec, &channel, entry, gate, hopped);
-    let _ = channel.send(Kind::Failed, &format!("{error:#}"), None);
+    let _ = channel.send(Kind::Failed, &crate::log::message(&error), None);
     sys::exit_now(1)
 }
 
@@ -86,7 +86,7 @@ pub(super) fn hop(exec: &Exec, channel: Channel, entry: Entry, gate: &Gate) -> !
             sys::exit_now(i32::from(sent.is_err()))
         }
         Err(error) => {
-            let _ = channel.send(Kind::Failed, &format!("{error:#}"), None);
+            let _ = channel.send(Kind::Failed, &crate::log::message(&error), None);
             sys::exit_now(1)
         }
     }

@@ -19,7 +19,7 @@ pub(super) fn main(plan: &Plan, channel: Channel, entry: Entry, gate: &Gate, hop
     match late {
         Some(fifo) => exec_fifo::fail(OwnedFd::as_fd(&fifo), &error),
         None => {
-            let _ = channel.send(Kind::Failed, &format!("{error:#}"), None);
+            let _ = channel.send(Kind::Failed, &crate::log::message(&error), None);
         }
     }
     sys::exit_now(1)
@@ -107,7 +107,7 @@ pub(super) fn hop(plan: &Plan, channel: Channel, entry: Entry, gate: &Gate) -> !
             sys::exit_now(i32::from(sent.is_err()))
         }
         Err(error) => {
-            let _ = channel.send(Kind::Failed, &format!("{error:#}"), None);
+            let _ = channel.send(Kind::Failed, &crate::log::message(&error), None);
             sys::exit_now(1)
         }
     }
