@@ -8,6 +8,7 @@ use crate::process::{self, Exec, Gate, Setup};
 use crate::supervise::Supervisor;
 use crate::{bundle, sealed_exe, terminal};
 use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
 use oci_spec::runtime::{Process, Spec};
 use std::ffi::CString;
 
@@ -28,7 +29,8 @@ pub fn run(globals: &Globals, args: &cli::Exec) -> Result<i32> {
     let exec = Exec {
         setup,
         pid: container.record.pid,
-        pidfd: container.pidfd()?,
+        // None before Linux 5.3.
+        pidfd: container.pidfd().or_else(|e| if e.downcast_ref() == Some(&Errno::ENOSYS) { Ok(None) } else { Err(e) })?,
         kinds: container.record.namespaces,
         cgroup: container.cgroup()?,
         sub_cgroups: args.cgroup.clone(),

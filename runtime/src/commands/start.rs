@@ -4,6 +4,7 @@ use crate::cli::{Globals, Id};
 use crate::container::{Container, Status};
 use crate::{exec_fifo, hooks};
 use anyhow::{Result, bail};
+use nix::errno::Errno;
 use std::os::fd::AsFd;
 
 /// Opens the gate and waits until the program runs, or has failed to.
@@ -14,7 +15,11 @@ pub fn run(globals: &Globals, args: &Id) -> Result<i32> {
         Status::Stopped | Status::Creating => bail!("cannot start a container that has stopped"),
         Status::Running | Status::Paused => bail!("cannot start an already running container"),
     }
-    let pidfd = container.pidfd()?;
+    let pidfd = match container.pidfd() {
+        // Before Linux 5.3.
+        Err(e) if e.downcast_ref() == Some(&Errno::ENOSYS) => None,
+        other => other?,
+    };
     exec_fifo::release(&container.exec_fifo(), pidfd.as_ref().map(AsFd::as_fd), || container.alive())?;
     poststart(&container)?;
     Ok(0)
