@@ -30,6 +30,10 @@ pub fn create(plan: &mut Plan, container: &mut Container, gate: &Gate, mut super
     plan.rootfs.open_sources()?;
     let plan = &*plan;
     let entry = plan.cgroup.create(plan.resources.as_ref(), &plan.annotations)?;
+    let delegate = || plan.cgroup_owner.map_or(Ok(()), |uid| plan.cgroup.delegate(uid));
+    if !matches!(entry, Entry::Adopt) {
+        delegate()?;
+    }
     for warning in plan.cgroup.warnings() {
         log::warn(warning);
     }
@@ -44,7 +48,10 @@ pub fn create(plan: &mut Plan, container: &mut Container, gate: &Gate, mut super
     let mut conversation = cloned?;
     let made = conversation.serve_or_kill(|conversation, message| match message.kind {
         Kind::MapIds => plan.id_maps.write(conversation.pid, plan.privileged),
-        Kind::JoinCgroup => plan.cgroup.adopt(conversation.pid, plan.resources.as_ref(), &plan.annotations),
+        Kind::JoinCgroup => {
+            plan.cgroup.adopt(conversation.pid, plan.resources.as_ref(), &plan.annotations)?;
+            delegate()
+        }
         Kind::Hooks => run_hooks(plan, container, conversation.pid),
         Kind::Terminal => attach_terminal(&mut supervisor, message),
         Kind::Listener => send_listener(plan, container, conversation.pid, message),

@@ -11,9 +11,10 @@ use crate::rootfs;
 use crate::sysctl::Sysctls;
 use crate::user_ns::IdMaps;
 use anyhow::{Context, Result, bail};
-use oci_spec::runtime::{Hooks, LinuxResources};
+use oci_spec::runtime::{Hooks, LinuxResources, Mount, Spec};
 use std::collections::HashMap;
 use std::ffi::CString;
+use std::path::Path;
 
 /// What `create` and `run` will do.
 #[derive(Debug)]
@@ -30,6 +31,8 @@ pub struct Plan {
     pub setup: Setup,
     /// Where its cgroups are.
     pub cgroup: Cgroup,
+    /// Who may divide the v2 cgroup: a user of the host.
+    pub cgroup_owner: Option<u32>,
     /// Their limits.
     pub resources: Option<LinuxResources>,
     /// The configuration's annotations.
@@ -115,10 +118,9 @@ impl Plan {
             id: args.id.clone(),
             sysctls: Sysctls::new(linux, &namespaces)?,
             rootfs: rootfs::Plan::new(bundle, &context)?,
-            namespaces,
-            id_maps,
             setup,
             cgroup,
+            cgroup_owner: cgroup_owner(spec, &namespaces, &id_maps),
             resources: linux.and_then(|l| l.resources().clone()),
             annotations: spec.annotations().clone().unwrap_or_default(),
             hostname,
@@ -126,6 +128,8 @@ impl Plan {
             hooks: spec.hooks().clone().unwrap_or_default(),
             privileged,
             rootless,
+            namespaces,
+            id_maps,
         })
     }
 
@@ -147,4 +151,19 @@ impl Plan {
             ..Record::default()
         }
     }
+}
+
+/// As in runc: a container with a cgroup namespace of its own and a writable mount of it gets its
+/// cgroup, for the user that its process runs as.
+fn cgroup_owner(spec: &Spec, namespaces: &Namespaces, id_maps: &IdMaps) -> Option<u32> {
+    let writable = |m: &Mount| {
+        let read_only = m.options().iter().flatten().any(|o| o == "ro");
+        m.typ().as_deref().is_some_and(|t| t.starts_with("cgroup")) && m.destination() == Path::new("/sys/fs/cgroup") && !read_only
+    };
+    if namespaces.new & NEWCGROUP == 0 || !spec.mounts().iter().flatten().any(writable) {
+        return None;
+    }
+    let uid = spec.process().as_ref()?.user().uid();
+    let owner = if id_maps.is_empty() { Some(uid) } else { id_maps.host_uid(uid) };
+    owner.filter(|&uid| uid != 0)
 }
