@@ -4,6 +4,7 @@
 //! each ended; the other commands live for a while, or end in a given way. Nothing but std.
 
 mod actions;
+mod attacks;
 mod json;
 mod lives;
 mod report;
@@ -29,6 +30,8 @@ fn main() {
         Some("children") => lives::children(number(0, 1)),
         Some("fill") => lives::fill(number(0, 1)),
         Some("spin") => lives::spin(number(0, 1000)),
+        Some("overwrite") => attacks::overwrite(number(0, 5)),
+        Some("watch") => attacks::watch(number(0, 5)),
         Some("say") => {
             println!("{}", rest.join(" "));
             eprintln!("{}", rest.join(" "));
