@@ -82,9 +82,9 @@ fn a_child_that_dies_on_the_way_is_told_and_leaves_nothing() {
     for call in CHILD {
         let c = rt.container(rt.bundle().args(["/probe", "sleep"]));
         let done = create_under(&rt, &c, &["-f", "-e", &format!("inject={call}:signal=KILL:when=1")]);
-        if done.code() == 0 {
-            // The call is not made on this kernel.
-            c.call(["delete", "--force"]).ok();
+        if [0, 137].contains(&done.code()) {
+            // The call is not made on this kernel, or the parent makes it too.
+            force_removes_all(&rt, &c, call);
             continue;
         }
         done.fails(1, &["init"]).one_line();
@@ -110,14 +110,16 @@ fn a_step_that_fails_is_named_and_leaves_nothing() {
         "renameat",
         "fchownat",
     ] {
-        for errno in ["EIO", "ENOMEM"] {
+        for (errno, words) in [("EIO", "i/o error"), ("ENOMEM", "memory")] {
             let c = rt.container(rt.bundle().args(["/probe", "sleep"]));
             let done = create_under(&rt, &c, &["-f", "-e", &format!("inject={call}:error={errno}:when=1")]);
             if done.code() == 0 {
                 c.call(["delete", "--force"]).ok();
                 continue;
             }
-            done.fails(1, &[errno]).one_line();
+            let text = done.stderr.to_lowercase();
+            assert!(text.contains(&errno.to_lowercase()) || text.contains(words), "{done}");
+            done.exits(1).one_line();
             rt.assert_nothing_left();
         }
     }

@@ -5,6 +5,7 @@ mod bad_input;
 mod cgroups;
 mod cli;
 mod devices;
+mod enosys;
 mod exec;
 mod hooks;
 mod killed;
