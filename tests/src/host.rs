@@ -28,6 +28,11 @@ pub fn has_systemd() -> bool {
     Path::new("/run/systemd/system").exists()
 }
 
+/// Whether the kernel is user mode Linux, which is slow.
+pub fn is_user_mode() -> bool {
+    fs::read_to_string("/proc/cpuinfo").is_ok_and(|t| t.contains("User Mode Linux"))
+}
+
 /// Whether the namespace type (`time`, `user`, …) exists here.
 pub fn has_namespace(name: &str) -> bool {
     Path::new("/proc/self/ns").join(name).exists()
