@@ -10,7 +10,7 @@ use nix::libc::{O_DIRECTORY, O_NOCTTY, O_PATH, O_RDWR};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, sendmsg, socket};
-use nix::sys::stat::{SFlag, fstat, major, minor};
+use nix::sys::stat::{SFlag, fstat};
 use nix::sys::termios::{OutputFlags, SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::{Uid, dup2_stderr, dup2_stdin, dup2_stdout, fchown};
 use std::ffi::CString;
@@ -111,13 +111,14 @@ pub fn attach(slave: OwnedFd) -> Result<()> {
 }
 
 /// In init: gives the standard streams to the container's user `uid` (of the current user
-/// namespace), so that `/dev/stdout` and the like can be opened again by name. `/dev/null` stays
-/// as it is, and so does what may not be changed.
-pub fn own_stdio(uid: u32) -> Result<()> {
+/// namespace), so that `/dev/stdout` and the like can be opened again by name. Devices stay as they
+/// are (`/dev/null`, the caller's own terminal), unless they are the container's `terminal`; so
+/// does what may not be changed.
+pub fn own_stdio(uid: u32, terminal: bool) -> Result<()> {
     for fd in [sys::STDIN, sys::STDOUT, sys::STDERR] {
         let Ok(stat) = fstat(fd) else { continue };
-        let is_null = stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFCHR.bits() && (major(stat.st_rdev), minor(stat.st_rdev)) == (1, 3);
-        if stat.st_uid == uid || is_null {
+        let is_device = stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFCHR.bits();
+        if stat.st_uid == uid || is_device && !terminal {
             continue;
         }
         match fchown(fd, Some(Uid::from_raw(uid)), None) {

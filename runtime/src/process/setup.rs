@@ -128,7 +128,7 @@ impl Setup {
         if !self.no_new_privs || self.filter.as_ref().is_some_and(|f| f.listener.is_some()) {
             self.load_filter(channel)?;
         }
-        terminal::own_stdio(self.credentials.uid)?;
+        terminal::own_stdio(self.credentials.uid, self.terminal)?;
         if !self.limits.is_empty() || self.oom_score_adj.is_some() {
             // The parent's right to raise them ends with the change of ids, ours with the user namespace.
             channel.ask(Kind::Limits, "")?;
