@@ -52,7 +52,7 @@ pub fn wait(procfs: BorrowedFd<'_>, fifo: BorrowedFd<'_>) -> Result<OwnedFd> {
 
 /// In init, when its last steps failed: the line that becomes `start`'s error.
 pub fn fail(write_end: BorrowedFd<'_>, error: &anyhow::Error) {
-    let line = format!("{error:#}").replace('\n', " ");
+    let line = crate::log::message(error).replace('\n', " ");
     // One write of at most PIPE_BUF bytes is read whole. Nobody to read it is nobody to tell.
     let _ = sys::write(write_end, &line.as_bytes()[..line.len().min(PIPE_BUF)]);
 }

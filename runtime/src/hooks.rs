@@ -231,7 +231,7 @@ mod tests {
         let mut missing = Hook::default();
         missing.set_path("/no/such/hook".into());
         let text = error(Kind::Poststart, &[missing]);
-        assert!(text.starts_with("error running poststart hook #0: /no/such/hook: No such file"), "{text}");
+        assert!(text.starts_with("error running poststart hook #0: /no/such/hook: no such file or directory"), "{text}");
     }
 
     #[test]
