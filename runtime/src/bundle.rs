@@ -50,7 +50,7 @@ impl Bundle {
 }
 
 /// Parses JSON into one of the specification's types. The text is parsed once; only when that fails is
-/// it parsed again, to fill in what runc's callers leave out, and to name the field at fault
+/// it parsed again, with what runc's callers leave out filled in, and the field at fault is looked for
 /// (`linux.namespaces[2].type: unknown …`).
 pub fn parse<T: serde::de::DeserializeOwned>(json: &[u8]) -> Result<T> {
     let plain = match serde_json::from_slice(json) {
@@ -59,10 +59,61 @@ pub fn parse<T: serde::de::DeserializeOwned>(json: &[u8]) -> Result<T> {
     };
     let Ok(mut value) = serde_json::from_slice::<Value>(json) else { bail!("{plain}") };
     tolerate(&mut value);
-    serde_path_to_error::deserialize(value).map_err(|e| match e.path().iter().next() {
-        Some(_) => anyhow!("{}: {}", e.path(), e.inner()),
-        None => anyhow!("{}", e.inner()),
+    let json = serde_json::to_vec(&value)?;
+    serde_json::from_slice(&json).map_err(|e| {
+        let text = e.to_string();
+        let what = text.split(" at line ").next().unwrap_or(&text);
+        // The text is one line; the column is that of the last byte read.
+        match field_at(&json, e.column()) {
+            path if path.is_empty() => anyhow!("{what}"),
+            path => anyhow!("{path}: {what}"),
+        }
     })
+}
+
+/// The path of the value in which the first `end` bytes of a JSON text without white space end.
+fn field_at(json: &[u8], end: usize) -> String {
+    let mut path: Vec<String> = Vec::new();
+    let mut key = None;
+    let mut at = 0;
+    let end = end.min(json.len());
+    while at < end {
+        match json[at] {
+            b'"' => {
+                let length = json[at + 1..].iter().scan(false, |escaped, &b| {
+                    let closes = b == b'"' && !*escaped;
+                    *escaped = b == b'\\' && !*escaped;
+                    (!closes).then_some(())
+                });
+                let close = at + 1 + length.count();
+                if json.get(close + 1) == Some(&b':') {
+                    key = Some(String::from_utf8_lossy(&json[at + 1..close]).into_owned());
+                }
+                at = close;
+            }
+            b'{' => path.push(key.take().map_or_else(String::new, |k| format!(".{k}"))),
+            b'[' => path.push(key.take().map_or_else(String::new, |k| format!(".{k}")) + "[0]"),
+            b'}' | b']' if at + 1 < end => {
+                path.pop();
+                key = None;
+            }
+            b',' => match path.last_mut().filter(|last| last.ends_with(']')) {
+                Some(last) => {
+                    let open = last.rfind('[').unwrap_or(0);
+                    let index: usize = last[open + 1..last.len() - 1].parse().unwrap_or(0);
+                    last.truncate(open);
+                    last.push_str(&format!("[{}]", index + 1));
+                }
+                None => key = None,
+            },
+            _ => (),
+        }
+        at += 1;
+    }
+    // A closing brace as the last byte: something is missing in what it closes.
+    let closed = end > 0 && matches!(json[end - 1], b'}' | b']');
+    let last = key.filter(|_| !closed).map_or_else(String::new, |k| format!(".{k}"));
+    (path.concat() + &last).trim_start_matches('.').to_owned()
 }
 
 /// What runc takes and the strict types refuse: ids that are left out are 0, and capabilities that
@@ -79,7 +130,7 @@ fn tolerate(value: &mut Value) {
     let mut unknown: Vec<String> = Vec::new();
     for set in sets.values_mut().filter_map(Value::as_array_mut) {
         set.retain(|name| match name.as_str() {
-            Some(text) if serde_json::from_value::<Capability>(name.clone()).is_err() => {
+            Some(text) if serde_json::from_str::<Capability>(&name.to_string()).is_err() => {
                 unknown.push(text.to_owned());
                 false
             }
@@ -154,4 +205,39 @@ fn check_version(version: &str) -> Result<()> {
         bail!("ociVersion: {version:?} is not supported; this runtime implements {SPEC_VERSION} and accepts every 1.x");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(json: &str) -> String {
+        parse::<Spec>(json.as_bytes()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_wrong_value_is_named_by_its_path() {
+        assert!(
+            error(r#"{"linux":{"namespaces":[{"type":"pid"},{"type":"nope"}]}}"#)
+                .starts_with("linux.namespaces[1].type: unknown variant `nope`")
+        );
+        assert!(error(r#"{"process":{"args":[1],"cwd":"/"}}"#).starts_with("process.args[0]: invalid type"));
+        assert!(error(r#"{"root":{"path":"a\"b{[","readonly":"yes"}}"#).starts_with("root.readonly: invalid type"));
+        assert!(
+            error(r#"{"mounts":[{"destination":"/a"},{"type":"x"}], "hostname":"x"}"#)
+                .starts_with("mounts[1]: missing field `destination`")
+        );
+        assert!(error(r#"{"hostname":["x"]}"#).starts_with("hostname"));
+        assert!(error(r#"{"annotations":{"a":"1","b":2}}"#).starts_with("annotations.b: invalid type"));
+        assert!(error("{").contains("EOF"));
+    }
+
+    #[test]
+    fn what_runc_takes_is_taken() {
+        let spec: Spec =
+            parse(br#"{"process":{"args":["x"],"cwd":"/","capabilities":{"bounding":["CAP_CHOWN","CAP_NOBODY_KNOWS"]}}}"#).unwrap();
+        let process = spec.process().as_ref().unwrap();
+        assert_eq!((process.user().uid(), process.user().gid()), (0, 0));
+        assert_eq!(process.capabilities().as_ref().unwrap().bounding().as_ref().unwrap().len(), 1);
+    }
 }

@@ -1,7 +1,7 @@
 //! A container on disk: its folder below the state root, its record, its derived status, its teardown.
 //!
 //! ```text
-//! ROOT/ID/            0711
+//! ROOT/ID/            0700
 //!   state.json        the record: what was made or will be made (0600, replaced by rename)
 //!   config.json       the bundle's configuration as it was at create (exec, update and hooks read it)
 //!   exec.fifo         there from create until start
@@ -172,7 +172,7 @@ impl Container {
         check_id(&record.id)?;
         let dir = root.join(&record.id);
         let mut builder = std::fs::DirBuilder::new();
-        builder.mode(0o711);
+        builder.mode(0o700);
         let made = match builder.create(&dir) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 builder.recursive(true).create(root).with_context(|| format!("state root {}", root.display()))?;

@@ -80,7 +80,7 @@ fn of_flags(values: &[(&'static str, String)]) -> Result<LinuxResources> {
     {
         memory["swap"] = json!(-1);
     }
-    serde_json::from_value(Value::Object(resources)).context("update")
+    bundle::parse(Value::Object(resources).to_string().as_bytes()).context("update")
 }
 
 /// Bytes, `-1` for no limit; `k`, `m`, `g`, `t`, `p` (of 1024) may follow, and `b` or `ib` then.
