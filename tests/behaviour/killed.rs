@@ -13,8 +13,15 @@ fn create_under(rt: &Runtime, c: &Container, strace: &[&str]) -> Done {
     let (program, root, dir) = (program().0.display().to_string(), rt.root().display().to_string(), c.bundle.dir.display().to_string());
     let mut args = vec!["strace", "-o", "/dev/null"];
     args.extend(strace);
-    args.extend([program.as_str(), "--root", &root, "create", "--bundle", &dir, &c.id]);
-    rt.shell("exec \"$@\"", &args).run()
+    let pid_file = c.bundle.dir.join("pid");
+    args.extend([program.as_str(), "--root", &root, "create", "--pid-file", pid_file.to_str().unwrap(), "--bundle", &dir, &c.id]);
+    let mut running = rt.shell("exec \"$@\"", &args).spawn();
+    // With -f strace stays with a container that was made after all. The pid file comes last.
+    host::wait_until(60, || running.has_ended() || (strace.contains(&"-f") && pid_file.exists()));
+    if !running.has_ended() {
+        c.call(["delete", "--force"]).ok();
+    }
+    running.wait()
 }
 
 /// Nothing is left after `delete --force`, and the id is free again.
@@ -116,7 +123,7 @@ fn a_step_that_fails_is_named_and_leaves_nothing() {
             let c = rt.container(rt.bundle().args(["/probe", "sleep"]));
             let done = create_under(&rt, &c, &["-f", "-e", &format!("inject={call}:error={errno}:when=1")]);
             if done.code() == 0 {
-                c.call(["delete", "--force"]).ok();
+                force_removes_all(&rt, &c, call);
                 continue;
             }
             let text = done.stderr.to_lowercase();

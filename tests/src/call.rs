@@ -146,6 +146,11 @@ impl Running {
         self
     }
 
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Waits for its end; one that does not end is killed and fails the test.
     pub fn wait(mut self) -> Done {
         let deadline = Instant::now() + LIMIT;
