@@ -324,6 +324,20 @@ pub fn seccomp_action_available(action: u32) -> bool {
     unsafe { libc::syscall(libc::SYS_seccomp, 2, 0, &raw const action) == 0 }
 }
 
+/// libseccomp's token of the architecture it was built for.
+pub fn seccomp_native_arch() -> u32 {
+    // SAFETY: takes nothing and reads a constant.
+    unsafe { libseccomp_sys::seccomp_arch_native() }
+}
+
+/// The number of a system call in libseccomp's tables: negative for one that the architecture with
+/// this token lacks or multiplexes, `None` for an unknown name or architecture.
+pub fn seccomp_resolve(arch: u32, name: &CStr) -> Option<i32> {
+    // SAFETY: libseccomp reads the string and its own tables, nothing else.
+    let number = unsafe { libseccomp_sys::seccomp_syscall_resolve_name_arch(arch, name.as_ptr()) };
+    (number != libseccomp_sys::__NR_SCMP_ERROR).then_some(number)
+}
+
 /// Whether the kernel knows a `SECCOMP_FILTER_FLAG_*`: with it, the missing filter is the first mistake.
 pub fn seccomp_flag_available(flag: u32) -> bool {
     // SAFETY: the kernel refuses the null pointer; no filter is loaded.

@@ -74,7 +74,7 @@ impl Setup {
             oom_score_adj: oom_score_adj(process.oom_score_adj())?,
             umask: process.user().umask(),
             no_new_privs: process.no_new_privileges().unwrap_or(false),
-            filter: seccomp.map(seccomp::compile).transpose().context("linux.seccomp")?,
+            filter: seccomp.map(seccomp::compile).transpose()?,
             apparmor,
             selinux,
             personality: linux.and_then(|l| l.personality().as_ref()).map(|p| match p.domain() {
