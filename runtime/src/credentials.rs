@@ -5,6 +5,9 @@ use anyhow::{Context, Result, bail};
 use nix::libc;
 use oci_spec::runtime::{Capabilities, LinuxCapabilities, PosixRlimit, PosixRlimitType, Process};
 
+/// `(uid_t) -1`: setresuid(2) would leave the process with the runtime's own id, root's.
+const NO_ID: u32 = u32::MAX;
+
 /// Capability masks, one bit per capability (capabilities(7)).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CapMasks {
@@ -83,6 +86,10 @@ impl Credentials {
     pub fn new(process: &Process, keep_groups: bool) -> Result<Credentials> {
         let user = process.user();
         let groups = user.additional_gids().clone().unwrap_or_default();
+        let ids = [("uid", user.uid()), ("gid", user.gid())].into_iter().chain(groups.iter().map(|&gid| ("additionalGids", gid)));
+        if let Some((field, id)) = ids.into_iter().find(|&(_, id)| id == NO_ID) {
+            bail!("process.user.{field}: {id} is no id (for the kernel it means: leave it as it is)");
+        }
         if keep_groups && !groups.is_empty() {
             bail!(
                 "process.user.additionalGids: not possible with the caller's single group id mapped (use subordinate ids, see subgid(5))"
@@ -210,6 +217,16 @@ mod tests {
                 format!("\"CAP_{}\"", caps::all().into_iter().find(|c| c.index() == n).unwrap().to_string().trim_start_matches("CAP_"));
             let parsed: Capability = serde_json::from_str(&name).unwrap();
             assert_eq!(number(parsed), n, "{name}");
+        }
+    }
+
+    #[test]
+    fn minus_one_is_no_id() {
+        for user in [r#"{"uid":4294967295,"gid":0}"#, r#"{"uid":0,"gid":4294967295}"#, r#"{"uid":0,"gid":0,"additionalGids":[4294967295]}"#]
+        {
+            let mut process = Process::default();
+            process.set_user(serde_json::from_str(user).unwrap());
+            assert!(Credentials::new(&process, false).unwrap_err().to_string().contains("is no id"), "{user}");
         }
     }
 

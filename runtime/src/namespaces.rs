@@ -5,6 +5,8 @@ use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns, unshare};
 use oci_spec::runtime::{Linux, LinuxNamespaceType};
+use std::fs::File;
+use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 
 const NSFS_MAGIC: i64 = 0x6e73_6673;
@@ -168,12 +170,17 @@ pub fn join_process(pidfd: Option<&OwnedFd>, pid: i32, kinds: u64) -> Result<()>
     all.join(|_| true)
 }
 
+/// The file of the caller's time offsets. The right to write is that of its opener, who must have
+/// power over the user namespace that will own the time namespace.
+pub fn open_time_offsets() -> Result<File> {
+    File::options().write(true).open("/proc/self/timens_offsets").context("open /proc/self/timens_offsets")
+}
+
 /// Makes the new time namespace for the caller's children and sets its offsets.
-pub fn unshare_time(offsets: &str) -> Result<()> {
+pub fn unshare_time(offsets: &str, mut file: File) -> Result<()> {
     unshare(flags(NEWTIME)).context("linux.namespaces: unshare of the time namespace")?;
     if !offsets.is_empty() {
-        std::fs::write("/proc/self/timens_offsets", offsets)
-            .with_context(|| format!("linux.timeOffsets: write {offsets:?} to /proc/self/timens_offsets"))?;
+        file.write_all(offsets.as_bytes()).with_context(|| format!("linux.timeOffsets: write {offsets:?} to /proc/self/timens_offsets"))?;
     }
     Ok(())
 }

@@ -369,13 +369,6 @@ pub fn personality(persona: u64) -> Result<()> {
     Ok(())
 }
 
-/// `chdir(2)`.
-pub fn chdir(path: &CStr) -> Result<()> {
-    // SAFETY: path ends in a null byte.
-    check(unsafe { libc::chdir(path.as_ptr()) } as c_long)?;
-    Ok(())
-}
-
 /// `setdomainname(2)`: the NIS domain name of the UTS namespace.
 pub fn setdomainname(name: &CStr) -> Result<()> {
     // SAFETY: the pointer covers the length given.

@@ -7,13 +7,15 @@ use crate::process::{self, Gate, Made, Plan};
 use crate::supervise::Supervisor;
 use crate::{exec_fifo, sealed_exe, terminal};
 use anyhow::{Context, Result};
+use std::fs::File;
+use std::io::{ErrorKind, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 /// Makes the container and returns when its process waits at the exec fifo.
 pub fn run(globals: &Globals, args: &Create) -> Result<i32> {
-    sealed_exe::ensure()?;
     process::check_preserved(args.preserve_fds)?;
+    sealed_exe::ensure()?;
     make(globals, args, true, None)?;
     Ok(0)
 }
@@ -78,7 +80,13 @@ pub(super) fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
     let mut hidden = std::ffi::OsString::from(".");
     hidden.push(name);
     let temporary = path.with_file_name(hidden);
-    std::fs::write(&temporary, pid.to_string())
+    // Never through a link that somebody has laid there.
+    let write = || File::create_new(&temporary).and_then(|mut file| file.write_all(pid.to_string().as_bytes()));
+    write()
+        .or_else(|e| match e.kind() {
+            ErrorKind::AlreadyExists => std::fs::remove_file(&temporary).and_then(|()| write()),
+            _ => Err(e),
+        })
         .and_then(|()| std::fs::rename(&temporary, path))
         .with_context(|| format!("--pid-file: write {}", path.display()))
 }

@@ -14,8 +14,8 @@ use std::ffi::CString;
 
 /// Runs the process; attached, the answer is its status (128 + n for signal n).
 pub fn run(globals: &Globals, args: &cli::Exec) -> Result<i32> {
-    sealed_exe::ensure()?;
     process::check_preserved(args.preserve_fds)?;
+    sealed_exe::ensure()?;
     let container = Container::load(&globals.root, &args.id)?;
     match container.status()? {
         Status::Stopped | Status::Creating => bail!("cannot exec in a stopped container"),
@@ -26,11 +26,17 @@ pub fn run(globals: &Globals, args: &cli::Exec) -> Result<i32> {
     let setup = setup(&container, &spec, args)?;
     terminal::check(setup.terminal, args.detach, args.console_socket.is_some())?;
     let console = args.console_socket.as_deref().map(terminal::connect).transpose().context("--console-socket")?;
+    let pidfd = match container.pidfd() {
+        // It has ended since; its number may be another's by now.
+        Ok(None) => bail!("cannot exec in a stopped container"),
+        Err(e) if e.downcast_ref() == Some(&Errno::ENOSYS) => None,
+        other => other?,
+    };
     let exec = Exec {
         setup,
         pid: container.record.pid,
         // None before Linux 5.3.
-        pidfd: container.pidfd().or_else(|e| if e.downcast_ref() == Some(&Errno::ENOSYS) { Ok(None) } else { Err(e) })?,
+        pidfd,
         kinds: container.record.namespaces,
         cgroup: container.cgroup()?,
         sub_cgroups: args.cgroup.clone(),

@@ -8,8 +8,8 @@ use anyhow::Result;
 
 /// Runs the container; attached, the answer is its process's status (128 + n for signal n).
 pub fn run(globals: &Globals, args: &Run) -> Result<i32> {
-    sealed_exe::ensure()?;
     process::check_preserved(args.create.preserve_fds)?;
+    sealed_exe::ensure()?;
     let mut supervisor = if args.detach { None } else { Some(Supervisor::new(!args.no_subreaper)?) };
     let (container, plan, made) = create::make(globals, &args.create, false, supervisor.as_mut())?;
     let started = super::start::poststart(&container);

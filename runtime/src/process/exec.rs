@@ -31,19 +31,23 @@ pub struct Exec {
 }
 
 impl Exec {
-    /// Whether an intermediate process must join the namespaces first: an ordinary user has the right
-    /// to join only once it is in the container's user namespace, which a parent cannot enter and leave.
+    /// Whether an intermediate process must join the namespaces first. With a PID namespace always: a
+    /// process that the container can see must not have the host's root or descriptors, which a
+    /// container with CAP_SYS_PTRACE would reach through `/proc/PID/root` and `/proc/PID/fd`. And an
+    /// ordinary user has the right to join only once it is in the container's user namespace, which a
+    /// parent cannot enter and leave.
     pub fn needs_hop(&self) -> bool {
-        !self.privileged && self.kinds & NEWUSER != 0
+        self.kinds & NEWPID != 0 || !self.privileged && self.kinds & NEWUSER != 0
     }
 
-    fn join(&self, kinds: u64) -> Result<()> {
-        namespaces::join_process(self.pidfd.as_ref(), self.pid, kinds)
-    }
-
-    /// Joins the PID namespace for the next clone; the caller itself stays where it is.
-    pub(super) fn join_pid_namespace(&self) -> Result<()> {
-        self.join(self.kinds & NEWPID)
+    /// Enters the container: its cgroups, then its namespaces (the PID namespace for the next clone).
+    fn enter(&self, channel: &Channel, entry: Entry) -> Result<()> {
+        enter_cgroups(channel, entry)?;
+        namespaces::join_process(self.pidfd.as_ref(), self.pid, self.kinds)?;
+        if self.kinds & NEWUSER != 0 {
+            super::become_root(&IdMaps::default())?;
+        }
+        Ok(())
     }
 }
 
@@ -56,13 +60,11 @@ pub(super) fn main(exec: &Exec, channel: Channel, entry: Entry, gate: &Gate, hop
 
 fn steps(exec: &Exec, channel: &Channel, entry: Entry, gate: &Gate, hopped: bool) -> Result<std::convert::Infallible> {
     guard_against_orphaning(gate)?;
-    sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).context("prctl(PR_SET_DUMPABLE)")?;
-    if !hopped {
-        enter_cgroups(channel, entry)?;
-        exec.join(exec.kinds & !NEWPID)?;
-        if exec.kinds & NEWUSER != 0 {
-            super::become_root(&IdMaps::default())?;
-        }
+    if hopped {
+        super::wait_until_known(channel)?;
+    } else {
+        super::hide()?;
+        exec.enter(channel, entry)?;
     }
     exec.setup.scheduling.apply_final_affinity()?;
     exec.setup.begin()?;
@@ -94,9 +96,7 @@ pub(super) fn hop(exec: &Exec, channel: Channel, entry: Entry, gate: &Gate) -> !
 
 fn hop_steps(exec: &Exec, channel: &Channel, entry: Entry, gate: &Gate) -> Result<sys::Cloned> {
     guard_against_orphaning(gate)?;
-    sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).context("prctl(PR_SET_DUMPABLE)")?;
-    enter_cgroups(channel, entry)?;
-    exec.join(exec.kinds)?;
-    super::become_root(&IdMaps::default())?;
+    super::hide()?;
+    exec.enter(channel, entry)?;
     sys::clone(libc::CLONE_PARENT as u64, None).context("clone3 of the process")
 }

@@ -35,12 +35,14 @@ fn steps(
     late: &mut Option<OwnedFd>,
 ) -> Result<std::convert::Infallible> {
     guard_against_orphaning(gate)?;
-    if !hopped {
+    if hopped {
+        super::wait_until_known(channel)?;
+    } else {
         enter_cgroups(channel, entry)?;
         enter_user_namespace(plan, channel)?;
+        super::hide()?;
         plan.namespaces.join(|kind| kind != NEWPID)?;
     }
-    sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).context("prctl(PR_SET_DUMPABLE)")?;
     if plan.namespaces.new & NEWCGROUP != 0 {
         namespaces::unshare_cgroup()?;
     }
@@ -65,7 +67,7 @@ fn steps(
         sys::setdomainname(name).with_context(|| format!("domainname: setdomainname({name:?})"))?;
     }
     plan.sysctls.write(&root)?;
-    plan.setup.make_cwd()?;
+    plan.setup.make_cwd(&root)?;
     root.finish()?;
 
     let gated = gate.fifo.as_ref().map(|fifo| Ok::<_, anyhow::Error>((root.procfs()?, fifo))).transpose()?;
@@ -118,6 +120,11 @@ fn hop_steps(plan: &Plan, channel: &Channel, entry: Entry, gate: &Gate) -> Resul
     enter_cgroups(channel, entry)?;
     let namespaces = &plan.namespaces;
     let new_user = namespaces.new & NEWUSER != 0;
+    // While /proc/self is still ours and not of the host's root.
+    let time_offsets = (namespaces.new & namespaces::NEWTIME != 0).then(namespaces::open_time_offsets).transpose()?;
+    if !new_user {
+        super::hide()?;
+    }
     namespaces.join(|_| true)?;
     if namespaces.joins(NEWUSER) {
         super::become_root(&plan.id_maps)?;
@@ -126,12 +133,10 @@ fn hop_steps(plan: &Plan, channel: &Channel, entry: Entry, gate: &Gate) -> Resul
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER).context("linux.namespaces: unshare of the user namespace")?;
         enter_user_namespace(plan, channel)?;
     }
-    if namespaces.new & namespaces::NEWTIME != 0 {
-        // The change of ids has given /proc/self to the host's root.
-        sys::prctl(libc::PR_SET_DUMPABLE, 1, 0).context("prctl(PR_SET_DUMPABLE)")?;
-        namespaces::unshare_time(&namespaces.time_offsets)?;
+    super::hide()?;
+    if let Some(file) = time_offsets {
+        namespaces::unshare_time(&namespaces.time_offsets, file)?;
     }
-    sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).context("prctl(PR_SET_DUMPABLE)")?;
     let flags = namespaces.clone_flags() & !NEWUSER | libc::CLONE_PARENT as u64;
     sys::clone(flags, None).context("clone3 of init")
 }

@@ -77,6 +77,21 @@ fn guard_against_orphaning(gate: &Gate) -> Result<()> {
     Ok(())
 }
 
+/// Closes this process, and those it makes until they execute, to ptrace(2) and `/proc` of everybody
+/// but the host's root: to be called before a container can see it.
+fn hide() -> Result<()> {
+    sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).context("prctl(PR_SET_DUMPABLE)")?;
+    Ok(())
+}
+
+/// A process that a hop made: waits until the parent has learnt its number, which all answers are for.
+fn wait_until_known(channel: &Channel) -> Result<()> {
+    match channel.receive()? {
+        Some(message) if message.kind == Kind::Done => Ok(()),
+        _ => sys::exit_now(1),
+    }
+}
+
 /// The last question: the parent applies limits and saves the record. From its answer on this process
 /// may outlive it; should it die before, the end-of-file ends this process (the signal could still
 /// come after the answer).
@@ -85,14 +100,16 @@ fn release(channel: &Channel) -> Result<()> {
     Ok(channel.ask(Kind::Ready, "")?)
 }
 
-/// Checks `--preserve-fds`.
+/// Checks `--preserve-fds`, and keeps all other descriptors that came with the caller from hooks,
+/// and from us once we are started again (see [`crate::sealed_exe`]).
 pub fn check_preserved(count: u32) -> Result<()> {
-    for fd in 3..3 + count as i32 {
-        if !sys::is_inherited(fd) {
+    let first_closed = 3 + i64::from(count);
+    for fd in 3..first_closed {
+        if !i32::try_from(fd).is_ok_and(sys::is_inherited) {
             bail!("--preserve-fds {count}: descriptor {fd} is not open");
         }
     }
-    Ok(())
+    close_at_execve(first_closed as u32)
 }
 
 /// Gets this process into the container's cgroups: by the files that the parent has opened, written
@@ -126,15 +143,21 @@ fn become_root(maps: &IdMaps) -> Result<()> {
 
 /// `execve`; on success nothing of ours is left but what was asked to be.
 fn execute(setup: &Setup, path: &CStr, env: &[CString]) -> Result<std::convert::Infallible> {
-    match sys::close_range(setup.first_closed, true) {
-        Err(Errno::ENOSYS) => mark_all_cloexec(setup.first_closed as i32),
-        other => other.context("close_range")?,
-    }
+    close_at_execve(setup.first_closed)?;
     for fd in 3..setup.first_closed as i32 {
         sys::set_cloexec(fd, false).with_context(|| format!("--preserve-fds: descriptor {fd}"))?;
     }
     let errno = sys::execve(path, &setup.argv, env);
     bail!("exec: {:?}: {}", path.to_string_lossy(), errno.desc().to_lowercase())
+}
+
+/// Marks all descriptors from `first` on.
+fn close_at_execve(first: u32) -> Result<()> {
+    match sys::close_range(first, true) {
+        Err(Errno::ENOSYS) => mark_all_cloexec(first as i32),
+        other => other.context("close_range")?,
+    }
+    Ok(())
 }
 
 /// The fallback before Linux 5.9: all of ours carry the flag anyway; inherited ones are looked for

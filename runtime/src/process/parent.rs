@@ -27,6 +27,10 @@ pub struct Made {
 /// exec fifo or, without one, has executed the user's program. On an error it is dead and reaped;
 /// everything else that was made is in the record, for [`Container::destroy`].
 pub fn create(plan: &mut Plan, container: &mut Container, gate: &Gate, mut supervisor: Option<&mut Supervisor>) -> Result<Made> {
+    if plan.privileged {
+        // Before there is any child. An ordinary user could not write the id maps of a hidden one.
+        super::hide()?;
+    }
     plan.rootfs.open_sources()?;
     let plan = &*plan;
     let entry = plan.cgroup.create(plan.resources.as_ref(), &plan.annotations)?;
@@ -71,9 +75,6 @@ pub fn create(plan: &mut Plan, container: &mut Container, gate: &Gate, mut super
 /// Makes a further process in a running container; on return it has executed its program.
 pub fn exec(exec: &Exec, entry: Entry, gate: &Gate, mut supervisor: Option<&mut Supervisor>) -> Result<Made> {
     let hop = exec.needs_hop();
-    if !hop {
-        exec.join_pid_namespace()?;
-    }
     exec.setup.scheduling.apply_initial_affinity()?;
     let child = |channel, entry| {
         if hop { exec_child::hop(exec, channel, entry, gate) } else { exec_child::main(exec, channel, entry, gate, false) }
@@ -110,7 +111,7 @@ fn lend_namespaces(plan: &Plan, hop: bool) -> Result<Vec<namespaces::Borrowed>> 
     }
     if plan.namespaces.new & NEWTIME != 0 {
         borrowed.push(namespaces::Borrowed::remember(NEWTIME)?);
-        namespaces::unshare_time(&plan.namespaces.time_offsets)?;
+        namespaces::unshare_time(&plan.namespaces.time_offsets, namespaces::open_time_offsets()?)?;
     }
     Ok(borrowed)
 }
@@ -168,6 +169,7 @@ impl Conversation {
                     self.hop = Some(self.pid);
                     self.pid = message.text.parse().context("the hop's answer")?;
                     self.pidfd = sys::pidfd_open(self.pid).ok();
+                    self.channel.send(Kind::Done, "", None).context("answer the new process")?;
                 }
                 kind => {
                     answer(self, &mut message)?;

@@ -10,7 +10,8 @@
 //!    │ ── clone3 ───────────────────────────▶ │
 //!    │ ◀──────────────────────────── MapIds ── │  a new user namespace waits for its id maps
 //!    │ ── Done ─────────────────────────────▶ │
-//!    │ ◀────────────────────── Forked(pid) ── │  the hop made init and leaves; no answer
+//!    │ ◀────────────────────── Forked(pid) ── │  the hop made init and leaves
+//!    │ ── Done ─────────────────────────────▶ │  to init, which waits until the parent knows it
 //!    │ ◀──────────────────────── JoinCgroup ── │  systemd makes the scope around a living process
 //!    │ ── Done ─────────────────────────────▶ │
 //!    │ ◀───────────────────────────── Hooks ── │  mounts are there: prestart, createRuntime

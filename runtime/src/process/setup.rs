@@ -90,14 +90,11 @@ impl Setup {
     }
 
     /// Makes the working directory where the image lacks it, as runc does.
-    pub fn make_cwd(&self) -> Result<()> {
-        use std::os::unix::{ffi::OsStrExt, fs::DirBuilderExt};
-        if sys::chdir(&self.cwd) != Err(Errno::ENOENT) {
+    pub fn make_cwd(&self, root: &Root) -> Result<()> {
+        if root.enter(&self.cwd) != Err(Errno::ENOENT) {
             return Ok(());
         }
-        let path = std::ffi::OsStr::from_bytes(self.cwd.as_bytes());
-        let made = std::fs::DirBuilder::new().recursive(true).mode(0o755).create(path);
-        made.with_context(|| format!("process.cwd: mkdir {:?}", self.cwd))
+        root.make_folder(&self.cwd).with_context(|| format!("process.cwd: mkdir {:?}", self.cwd))
     }
 
     /// Session, keyring, personality, umask: what needs nothing of the container's file system.
@@ -123,7 +120,7 @@ impl Setup {
         lsm::set_exec_label(root, self.apparmor.as_deref(), self.selinux.as_deref())?;
         // As root first, for folders that only root may enter; as the user below, for file systems
         // that root may not.
-        let entered = sys::chdir(&self.cwd);
+        let entered = root.enter(&self.cwd);
         // Without no_new_privs loading a filter takes CAP_SYS_ADMIN, which goes with the credentials.
         if !self.no_new_privs || self.filter.as_ref().is_some_and(|f| f.listener.is_some()) {
             self.load_filter(channel)?;
@@ -138,7 +135,7 @@ impl Setup {
             channel.send(Kind::Warning, &format!("ignoring unknown or unavailable capabilities: [{}]", capability_names(missing)), None)?;
         }
         if entered.is_err() {
-            sys::chdir(&self.cwd).map_err(|e| anyhow!("process.cwd: chdir to {:?}: {}", self.cwd, e.desc().to_lowercase()))?;
+            root.enter(&self.cwd).map_err(|e| anyhow!("process.cwd: chdir to {:?}: {}", self.cwd, e.desc().to_lowercase()))?;
         }
         verify_cwd().context("process.cwd")?;
         if self.no_new_privs {

@@ -28,10 +28,14 @@ use attach::Copy;
 use mounter::{Mounter, Source};
 use mounts::MountOp;
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::sys::stat::{Mode, umask};
+use nix::unistd::fchdir;
 use oci_spec::runtime::LinuxIdMapping;
 use std::cell::OnceCell;
+use std::ffi::{CStr, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// `PROC_SUPER_MAGIC`.
@@ -245,6 +249,17 @@ impl Root {
     /// Enters it; the host's tree is gone afterwards.
     pub fn pivot(&self) -> Result<()> {
         pivot::enter(self.fd.as_fd(), &self.entry)
+    }
+
+    /// Makes the folder `path` in it the current one. Never through a magic link: a descriptor of ours
+    /// may lead to the host (CVE-2024-21626).
+    pub fn enter(&self, path: &CStr) -> sys::Result<()> {
+        fchdir(paths::open(self.fd.as_fd(), Path::new(OsStr::from_bytes(path.to_bytes())), OFlag::O_PATH | OFlag::O_DIRECTORY)?)
+    }
+
+    /// Makes the folder `path` in it, and all on the way to it.
+    pub fn make_folder(&self, path: &CStr) -> sys::Result<()> {
+        paths::walk(self.fd.as_fd(), Path::new(OsStr::from_bytes(path.to_bytes())), paths::Missing::Folder).map(drop)
     }
 
     /// Makes read-only what had to be writable until now, and sets the root's propagation.
