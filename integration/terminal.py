@@ -1,7 +1,7 @@
 """terminal.py TEXT COMMAND: runs a shell command on a terminal of 33 rows and 99 columns.
 
-TEXT is typed once the command has written something (a prompt) and is resized to 44 rows
-before its last line. Prints what the terminal shows; ends with the command's status.
+A line of TEXT is typed whenever the command has written something (a prompt); the terminal
+grows to 44 rows before the last. Prints what it shows; ends with the command's status.
 """
 
 import fcntl
@@ -10,6 +10,7 @@ import pty
 import struct
 import sys
 import termios
+import time
 
 
 def resize(fd, rows, columns):
@@ -34,6 +35,7 @@ def main(text, command):
         if lines:
             if len(lines) == 1:
                 resize(fd, 44, 99)
+                time.sleep(1)  # a client passes the new size on by itself
             os.write(fd, lines.pop(0))
     sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
