@@ -8,6 +8,7 @@
 use super::assemble::{Assembler, Run, Target};
 use super::names::{self, AUDIT_ARCH_X86_64, Architecture, Number, X32_BIT};
 use super::rules::{self, Condition, Rule};
+use crate::log;
 use anyhow::{Context, Result, ensure};
 use libc::{ENOSYS, SECCOMP_RET_ERRNO, SECCOMP_RET_KILL_THREAD, sock_filter};
 use oci_spec::runtime::{LinuxSeccomp, LinuxSyscall};
@@ -97,8 +98,11 @@ fn add(call: &LinuxSyscall, default: u32, tables: &mut [Table], rules: &mut Vec<
         let mut buffer = [0; 64];
         let Some(name) = names::c_name(name, &mut buffer) else { continue };
         let mut name = names::Name::new(name);
+        let mut is_known = false;
         for table in tables.iter_mut() {
-            match name.on(table.arch) {
+            let number = name.on(table.arch);
+            is_known |= number != Number::Unknown;
+            match number {
                 // As runc: a profile may name calls of other architectures and other kernels.
                 Number::Unknown | Number::Absent => {}
                 Number::Direct(number) => table.enter(number, first..last),
@@ -115,6 +119,9 @@ fn add(call: &LinuxSyscall, default: u32, tables: &mut [Table], rules: &mut Vec<
                     }
                 }
             }
+        }
+        if !is_known {
+            log::debug(|| format!("unknown seccomp syscall {:?} ignored", name.name()));
         }
     }
     Ok(())

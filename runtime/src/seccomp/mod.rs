@@ -13,7 +13,7 @@ mod rules;
 #[cfg(test)]
 mod tests;
 
-use crate::sys;
+use crate::{log, sys};
 use anyhow::{Context, Result, bail, ensure};
 use libc::{
     EPERM, SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO, SECCOMP_RET_KILL_PROCESS, SECCOMP_RET_KILL_THREAD, SECCOMP_RET_LOG, SECCOMP_RET_TRACE,
@@ -65,6 +65,7 @@ pub fn compile(profile: &LinuxSeccomp) -> Result<Filter> {
     // A tracer knows what to do with a call it has not heard of, and an allowed one finds out itself.
     let unknown_tail = !matches!(profile.default_action(), Action::ScmpActAllow | Action::ScmpActLog | Action::ScmpActTrace);
     let program = compile::program(profile, default, unknown_tail)?;
+    log::debug(|| format!("seccomp filter flags: {flags}"));
     Ok(Filter { program, flags, listener, optional })
 }
 

@@ -88,6 +88,10 @@ impl<'a> Name<'a> {
         Self { name, x86_64: None }
     }
 
+    pub(super) fn name(&self) -> &'a CStr {
+        self.name
+    }
+
     pub(super) fn on(&mut self, arch: Architecture) -> Number {
         let known = self.x86_64.filter(|_| arch.0 == Arch::ScmpArchX86 as u32).and_then(i386::number);
         let number = known.unwrap_or_else(|| resolve(self.name, arch));
