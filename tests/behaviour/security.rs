@@ -168,7 +168,8 @@ fn nothing_is_mounted_over_proc() {
 fn proc_and_sys_may_be_no_links() {
     let rt = Runtime::new();
     let canary = Canary::new(&rt);
-    for name in ["/proc", "/sys"] {
+    // An ordinary user's /sys is a bind of the host's, which may well be somewhere else.
+    for name in if rt.is_rootless() { &["/proc"][..] } else { &["/proc", "/sys"] } {
         for target in [canary.path("folder"), "/elsewhere".into(), "/../../../../../../tmp".into()] {
             let bundle = rt.bundle().folder("/elsewhere").symlink(name, &target);
             let done = rt.container(bundle).run();
