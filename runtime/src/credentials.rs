@@ -1,7 +1,9 @@
 //! Who the container's process is: ids, groups, capabilities, no_new_privs, resource limits.
 
+use crate::namespaces::in_initial_user_namespace;
 use crate::sys::{self, CapSets};
 use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
 use nix::libc;
 use oci_spec::runtime::{Capabilities, LinuxCapabilities, PosixRlimit, PosixRlimitType, Process};
 
@@ -107,7 +109,7 @@ impl Credentials {
         drop_bounding(self.caps.bounding)?;
         sys::prctl(libc::PR_SET_KEEPCAPS, 1, 0).context("prctl(PR_SET_KEEPCAPS)")?;
         if !self.keep_groups {
-            sys::setgroups(&self.groups).context("process.user.additionalGids: setgroups")?;
+            self.set_groups(held)?;
         }
         sys::setresgid(self.gid).with_context(|| format!("process.user.gid: setresgid({})", self.gid))?;
         sys::setresuid(self.uid).with_context(|| format!("process.user.uid: setresuid({})", self.uid))?;
@@ -116,10 +118,21 @@ impl Credentials {
         // The kernel's rules: effective within permitted, inheritable within what is held.
         sys::capset(CapSets { effective: sets.effective & permitted, permitted, inheritable: sets.inheritable & held })
             .context("process.capabilities: capset")?;
-        if self.caps.ambient != 0 {
-            raise_ambient(self.caps.ambient & permitted & sets.inheritable)?;
+        // A capability that is permitted and inheritable could still be ambient from our own start.
+        if self.caps.ambient | permitted & sets.inheritable != 0 {
+            set_ambient(self.caps.ambient & permitted & sets.inheritable)?;
         }
         Ok(missing)
+    }
+
+    /// A user namespace may forbid setgroups(2) even to its root (user_namespaces(7)). Then no groups
+    /// can be given up, as long as none are asked for.
+    fn set_groups(&self, held: u64) -> Result<()> {
+        const CAP_SETGID: u64 = 1 << 6;
+        match sys::setgroups(&self.groups) {
+            Err(Errno::EPERM) if self.groups.is_empty() && held & CAP_SETGID != 0 && !in_initial_user_namespace() => Ok(()),
+            other => other.context("process.user.additionalGids: setgroups"),
+        }
     }
 }
 
@@ -130,15 +143,17 @@ fn drop_bounding(keep: u64) -> Result<()> {
         }
         match sys::prctl(libc::PR_CAPBSET_DROP, capability, 0) {
             // The first number that the kernel does not know.
-            Err(nix::errno::Errno::EINVAL) => break,
+            Err(Errno::EINVAL) => break,
             other => other.with_context(|| format!("process.capabilities.bounding: prctl(PR_CAPBSET_DROP, {capability})"))?,
         };
     }
     Ok(())
 }
 
-fn raise_ambient(mask: u64) -> Result<()> {
+fn set_ambient(mask: u64) -> Result<()> {
     const RAISE: u64 = 2;
+    const CLEAR_ALL: u64 = 4;
+    sys::prctl(libc::PR_CAP_AMBIENT, CLEAR_ALL, 0).context("prctl(PR_CAP_AMBIENT_CLEAR_ALL)")?;
     for capability in (0..63).filter(|c| mask >> c & 1 == 1) {
         sys::prctl(libc::PR_CAP_AMBIENT, RAISE, capability)
             .with_context(|| format!("process.capabilities.ambient: prctl(PR_CAP_AMBIENT_RAISE, {capability})"))?;

@@ -43,6 +43,9 @@ impl Exec {
     /// Enters the container: its cgroups, then its namespaces (the PID namespace for the next clone).
     fn enter(&self, channel: &Channel, entry: Entry) -> Result<()> {
         enter_cgroups(channel, entry)?;
+        if self.kinds & NEWUSER != 0 {
+            super::drop_groups()?;
+        }
         namespaces::join_process(self.pidfd.as_ref(), self.pid, self.kinds)?;
         if self.kinds & NEWUSER != 0 {
             super::become_root(&IdMaps::default())?;

@@ -125,6 +125,9 @@ fn hop_steps(plan: &Plan, channel: &Channel, entry: Entry, gate: &Gate) -> Resul
     if !new_user {
         super::hide()?;
     }
+    if namespaces.joins(NEWUSER) {
+        super::drop_groups()?;
+    }
     namespaces.join(|_| true)?;
     if namespaces.joins(NEWUSER) {
         super::become_root(&plan.id_maps)?;

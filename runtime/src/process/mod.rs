@@ -84,6 +84,16 @@ fn hide() -> Result<()> {
     Ok(())
 }
 
+/// Gives up the supplementary groups of the host's root, before a user namespace is joined that may
+/// forbid it.
+fn drop_groups() -> Result<()> {
+    match sys::setgroups(&[]) {
+        // An ordinary user may not, nor may the root of a user namespace that forbids it.
+        Err(Errno::EPERM) => Ok(()),
+        other => other.context("setgroups"),
+    }
+}
+
 /// A process that a hop made: waits until the parent has learnt its number, which all answers are for.
 fn wait_until_known(channel: &Channel) -> Result<()> {
     match channel.receive()? {
