@@ -324,3 +324,51 @@ fn masks_and_limits_hold_for_root_with_all_capabilities() {
     assert!(["EROFS", "ENOENT"].contains(&result["write /proc/sysrq-trigger h"].as_str().unwrap()), "{result}");
     assert_eq!(result["open /dev/mem r"], "ENOENT");
 }
+
+#[test]
+fn a_tracer_in_the_container_sees_no_root_of_the_host_while_exec_enters() {
+    let rt = Runtime::new();
+    require!(!rt.is_rootless(), "root: CAP_SYS_PTRACE over what root has made");
+    let canary = Canary::new(&rt);
+    let c = rt.container(rt.bundle().privileged().args(["/probe", "roots", "3", &canary.path("file")]));
+    let created = c.create().ok();
+    c.call(["start"]).ok();
+    assert!(host::wait_until(20, || created.output_now().contains("ready")));
+    while c.status() == "running" {
+        c.exec(&[], &["/probe", "exit"]).run();
+    }
+    let result: Value = serde_json::from_str(created.output_now().lines().nth(1).unwrap()).unwrap();
+    assert_eq!(result["found"], json!([]), "{result}");
+}
+
+#[test]
+fn minus_one_is_nobody_s_id() {
+    // For setresuid(2) it means: as it is, and that is root.
+    let rt = Runtime::new();
+    for (field, value) in [("uid", json!(u32::MAX)), ("gid", json!(u32::MAX)), ("additionalGids", json!([u32::MAX]))] {
+        let done = rt.container(rt.bundle().set(&format!("/process/user/{field}"), value)).run();
+        assert_ne!(done.code(), 0, "{field}: {done}");
+    }
+    rt.assert_nothing_left();
+    let c = rt.start(rt.bundle().args(["/probe", "sleep"]));
+    for user in ["4294967295", "0:4294967295"] {
+        c.exec(&["--user", user], &["/probe", "report"]).run().exits(255);
+    }
+}
+
+#[test]
+fn descriptors_of_the_caller_lead_nobody_out() {
+    let rt = Runtime::new();
+    let canary = Canary::new(&rt);
+    let with_folder = format!("exec 9<{}; exec \"$@\"", canary.dir.display());
+    for cwd in ["/proc/self/fd/9", "/proc/self/fd/9/made"] {
+        let done = rt.container(rt.bundle().writable().set("/process/cwd", json!(cwd))).run_after(&with_folder);
+        assert_ne!(done.code(), 0, "{cwd}: {done}");
+        canary.assert_untouched();
+    }
+    let looks = json!([{"path": "/bin/sh", "args": ["sh", "-c", "test ! -e /proc/self/fd/9"]}]);
+    if host::busybox().is_some() {
+        let c = rt.container(rt.bundle().shell().set("/hooks/startContainer", looks));
+        assert_eq!(c.run_after(&with_folder).code(), 0);
+    }
+}

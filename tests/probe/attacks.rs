@@ -62,6 +62,29 @@ pub(crate) fn watch(seconds: u64) {
     println!("{}", object([("folders", list(folders.into_iter().map(string))), ("looked", looked.to_string())]));
 }
 
+/// For some seconds: looks for a file of the host below the root, the current folder and the
+/// descriptors of the processes that come next, whose numbers it guesses.
+pub(crate) fn roots(seconds: u64, path: &str) {
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let mut next = std::process::id() + 1;
+    let (mut found, mut looked) = (BTreeSet::new(), 0u64);
+    println!("ready");
+    while Instant::now() < end {
+        for pid in next..next + 4 {
+            for way in ["root", "cwd", "fd/3", "fd/4", "fd/5", "fd/6", "fd/7", "fd/8", "fd/9", "fd/10"] {
+                looked += 1;
+                if fs::metadata(format!("/proc/{pid}/{way}/../../../../../..{path}")).is_ok() {
+                    found.insert(way);
+                }
+            }
+            if fs::metadata(format!("/proc/{pid}")).is_ok() {
+                next = pid;
+            }
+        }
+    }
+    println!("{}", object([("found", list(found.into_iter().map(string))), ("looked", looked.to_string())]));
+}
+
 fn processes() -> Vec<PathBuf> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter(|e| e.file_name().to_string_lossy().parse::<u32>().is_ok()).map(|e| e.path()).collect()

@@ -32,6 +32,7 @@ fn main() {
         Some("spin") => lives::spin(number(0, 1000)),
         Some("overwrite") => attacks::overwrite(number(0, 5)),
         Some("watch") => attacks::watch(number(0, 5)),
+        Some("roots") => attacks::roots(number(0, 5), rest.get(1).copied().unwrap_or_default()),
         Some("say") => {
             println!("{}", rest.join(" "));
             eprintln!("{}", rest.join(" "));

@@ -3,7 +3,7 @@
 use super::protocol::{Channel, Kind, Message};
 use super::{Exec, Gate, Plan, Setup, exec as exec_child, init};
 use crate::cgroups::Entry;
-use crate::container::{self, Container};
+use crate::container::{self, Container, Record};
 use crate::namespaces::{self, NEWPID, NEWTIME};
 use crate::supervise::Supervisor;
 use crate::{hooks, log, sys};
@@ -58,7 +58,7 @@ pub fn create(plan: &mut Plan, container: &mut Container, gate: &Gate, mut super
         }
         Kind::Hooks => run_hooks(plan, container, conversation.pid),
         Kind::Terminal => attach_terminal(&mut supervisor, message),
-        Kind::Listener => send_listener(plan, container, conversation.pid, message),
+        Kind::Listener => send_listener(&plan.setup, &container.record, ("creating", conversation.pid), conversation.pid, message),
         Kind::Limits => apply_limits(&plan.setup, conversation.pid),
         Kind::Ready => {
             container.record.pid = conversation.pid;
@@ -85,7 +85,7 @@ pub fn exec(exec: &Exec, entry: Entry, gate: &Gate, mut supervisor: Option<&mut 
         Kind::Limits => apply_limits(&exec.setup, conversation.pid),
         Kind::Ready => Ok(()),
         Kind::Terminal => attach_terminal(&mut supervisor, message),
-        Kind::Listener => Ok(()),
+        Kind::Listener => send_listener(&exec.setup, &gate.record, ("running", exec.pid), conversation.pid, message),
         other => bail!("unexpected message {other:?} of the process"),
     })
 }
@@ -252,16 +252,16 @@ fn run_hooks(plan: &Plan, container: &Container, pid: i32) -> Result<()> {
 }
 
 /// Sends the notification descriptor to `linux.seccomp.listenerPath` (runtime-spec, "Container
-/// Process State").
-fn send_listener(plan: &Plan, container: &Container, pid: i32, message: &mut Message) -> Result<()> {
-    let listener = plan.setup.filter.as_ref().and_then(|f| f.listener.as_ref());
+/// Process State"); `state` is the container's status and its init's pid.
+fn send_listener(setup: &Setup, record: &Record, state: (&str, i32), pid: i32, message: &mut Message) -> Result<()> {
+    let listener = setup.filter.as_ref().and_then(|f| f.listener.as_ref());
     let (Some(listener), Some(fd)) = (listener, message.fd.take()) else { bail!("linux.seccomp: a listener without a listenerPath") };
     let text = serde_json::json!({
-        "ociVersion": container.record.oci_version,
+        "ociVersion": record.oci_version,
         "fds": ["seccompFd"],
         "pid": pid,
         "metadata": listener.metadata,
-        "state": container.record.state("creating", pid),
+        "state": record.state(state.0, state.1),
     });
     let socket = crate::terminal::connect(&listener.path).context("linux.seccomp.listenerPath")?;
     crate::terminal::send_fd(socket.as_fd(), fd.as_fd(), &text.to_string()).context("linux.seccomp.listenerPath")
