@@ -254,8 +254,8 @@ fn update_keeps_device_rules() {
     require!(!rt.is_rootless() && cgroup::has("pids"), "root: cgroups");
     let c = rt.start(rt.bundle().privileged().args(SLEEP));
     c.call(["update", "--pids-limit", "50"]).ok();
-    let result = c.tries(&["mknod /tmp/kmsg c 1 11", "open /tmp/kmsg r", "open /dev/null rw"]);
-    assert_eq!((&result["open /tmp/kmsg r"], &result["open /dev/null rw"]), (&json!("EPERM"), &json!("ok")));
+    let result = c.tries(&["mknod /dev/kmsg1 c 1 11", "open /dev/kmsg1 r", "open /dev/null rw"]);
+    assert_eq!((&result["open /dev/kmsg1 r"], &result["open /dev/null rw"]), (&json!("EPERM"), &json!("ok")));
 }
 
 #[test]

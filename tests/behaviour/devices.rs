@@ -84,10 +84,10 @@ fn with_rules(rt: &Runtime, rules: serde_json::Value) -> Bundle {
 /// Making and opening a device is refused by the cgroup, or not.
 fn tries(rt: &Runtime, bundle: Bundle) -> serde_json::Value {
     let actions = [
-        "mknod /tmp/kmsg c 1 11",
-        "open /tmp/kmsg r",
-        "mknod /tmp/loop b 7 0",
-        "open /tmp/loop r",
+        "mknod /dev/kmsg1 c 1 11",
+        "open /dev/kmsg1 r",
+        "mknod /dev/loop1 b 7 0",
+        "open /dev/loop1 r",
         "open /dev/null rw",
         "open /dev/zero r",
         "open /dev/ptmx rw",
@@ -100,10 +100,10 @@ fn what_no_rule_allows_is_refused() {
     let rt = Runtime::new();
     require!(!rt.is_rootless(), "root: a device cgroup");
     let result = tries(&rt, with_rules(&rt, json!([{"allow": false, "access": "rwm"}])));
-    assert_eq!(result["open /tmp/kmsg r"], "EPERM");
-    assert_eq!(result["open /tmp/loop r"], "EPERM");
+    assert_eq!(result["open /dev/kmsg1 r"], "EPERM");
+    assert_eq!(result["open /dev/loop1 r"], "EPERM");
     // Making nodes is among the defaults, and so are the default devices.
-    for action in ["mknod /tmp/kmsg c 1 11", "mknod /tmp/loop b 7 0", "open /dev/null rw", "open /dev/zero r", "open /dev/ptmx rw"] {
+    for action in ["mknod /dev/kmsg1 c 1 11", "mknod /dev/loop1 b 7 0", "open /dev/null rw", "open /dev/zero r", "open /dev/ptmx rw"] {
         assert_eq!(result[action], "ok", "{action}");
     }
 }
@@ -113,7 +113,7 @@ fn without_rules_the_defaults_hold_too() {
     let rt = Runtime::new();
     require!(!rt.is_rootless(), "root: a device cgroup");
     let result = tries(&rt, rt.bundle().privileged());
-    assert_eq!(result["open /tmp/kmsg r"], "EPERM");
+    assert_eq!(result["open /dev/kmsg1 r"], "EPERM");
     assert_eq!(result["open /dev/null rw"], "ok");
 }
 
@@ -125,11 +125,11 @@ fn rules_allow_by_number_type_and_access() {
         {"allow": false, "access": "rwm"},
         {"allow": true, "type": "c", "major": 1, "minor": 11, "access": "r"},
     ]);
-    let actions = ["mknod /tmp/kmsg c 1 11", "open /tmp/kmsg r", "open /tmp/kmsg w", "mknod /tmp/mem c 1 1", "open /tmp/mem r"];
+    let actions = ["mknod /dev/kmsg1 c 1 11", "open /dev/kmsg1 r", "open /dev/kmsg1 w", "mknod /dev/mem1 c 1 1", "open /dev/mem1 r"];
     let result = rt.tries(with_rules(&rt, rules), &actions);
-    assert_eq!(result["open /tmp/kmsg r"], "ok");
-    assert_eq!(result["open /tmp/kmsg w"], "EPERM");
-    assert_eq!(result["open /tmp/mem r"], "EPERM");
+    assert_eq!(result["open /dev/kmsg1 r"], "ok");
+    assert_eq!(result["open /dev/kmsg1 w"], "EPERM");
+    assert_eq!(result["open /dev/mem1 r"], "EPERM");
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn a_whole_major_and_a_later_denial() {
         {"allow": true, "type": "c", "major": 1, "access": "rw"},
         {"allow": false, "type": "c", "major": 1, "minor": 11, "access": "w"},
     ]);
-    let actions = ["/probe", "try", "mknod /tmp/kmsg c 1 11", "open /tmp/kmsg r", "open /tmp/kmsg w"];
+    let actions = ["/probe", "try", "mknod /dev/kmsg1 c 1 11", "open /dev/kmsg1 r", "open /dev/kmsg1 w"];
     let done = rt.container(with_rules(&rt, rules).args(actions)).run();
     // v1 cannot take a part out of what it allows: then the configuration must be refused.
     if host::cgroup_version() == 1 && done.code() != 0 {
@@ -149,8 +149,8 @@ fn a_whole_major_and_a_later_denial() {
         return;
     }
     let result = done.ok().json();
-    assert_eq!(result["open /tmp/kmsg r"], "ok");
-    assert_eq!(result["open /tmp/kmsg w"], "EPERM");
+    assert_eq!(result["open /dev/kmsg1 r"], "ok");
+    assert_eq!(result["open /dev/kmsg1 w"], "EPERM");
 }
 
 #[test]
@@ -158,8 +158,8 @@ fn all_devices_may_be_allowed() {
     let rt = Runtime::new();
     require!(!rt.is_rootless(), "root: a device cgroup");
     let result = tries(&rt, with_rules(&rt, json!([{"allow": true, "access": "rwm"}])));
-    assert_eq!(result["open /tmp/kmsg r"], "ok");
-    assert_ne!(result["open /tmp/loop r"], "EPERM");
+    assert_eq!(result["open /dev/kmsg1 r"], "ok");
+    assert_ne!(result["open /dev/loop1 r"], "EPERM");
 }
 
 #[test]

@@ -19,4 +19,5 @@ mod races;
 mod rootless;
 mod seccomp;
 mod security;
+mod systemd;
 mod terminal;

@@ -105,8 +105,8 @@ fn a_read_only_cgroup_mount_cannot_be_written() {
 fn without_a_cgroup_namespace_the_mount_shows_the_same() {
     let rt = Runtime::new();
     require!(!rt.is_rootless(), "root: a cgroup of its own");
-    let file = if host::cgroup_version() == 2 { "/sys/fs/cgroup/cgroup.procs" } else { "/sys/fs/cgroup/pids/cgroup.procs" };
-    let action = format!("read {file}");
+    require!(host::cgroup_version() == 1, "cgroup v1 (on v2 the whole hierarchy is shown)");
+    let action = "read /sys/fs/cgroup/pids/cgroup.procs";
     let bundle = rt.bundle().without_namespace("cgroup").mount("/sys/fs/cgroup", "cgroup", "cgroup", &["ro"]);
-    assert_eq!(rt.tries(bundle, &[&action])[&action], "1");
+    assert_eq!(rt.tries(bundle, &[action])[action], "1");
 }
