@@ -172,6 +172,16 @@ pub struct Limit {
     pub hard: u64,
 }
 
+impl Limit {
+    /// Sets it for process `pid`, 0 being the caller.
+    pub fn apply(&self, pid: i32) -> Result<()> {
+        let Limit { resource, soft, hard } = *self;
+        sys::prlimit(pid, resource, soft, hard).with_context(|| {
+            format!("process.rlimits: setrlimit of resource {resource} to {soft}:{hard} (raising a hard limit needs CAP_SYS_RESOURCE)")
+        })
+    }
+}
+
 /// `process.rlimits`, checked: no type twice, soft within hard.
 pub fn limits(rlimits: Option<&Vec<PosixRlimit>>) -> Result<Vec<Limit>> {
     let mut all: Vec<Limit> = Vec::new();

@@ -29,8 +29,8 @@ const AGAIN: &str = "_RRUN_SEALED";
 /// could, the program starts again with the same arguments: called before anything else is done.
 pub fn ensure() -> Result<()> {
     let again = std::env::var_os(AGAIN).is_some_and(|pid| pid == *std::process::id().to_string());
-    if again {
-        // Executed by descriptor, the process would be called by its number.
+    if sys::executed_by_descriptor() {
+        // The process would be called by its number.
         let name = std::env::args_os().next().and_then(|a| Path::new(&a).file_name().map(OsString::from));
         let _ = CString::new(name.unwrap_or_default().into_vec()).map(|name| sys::set_name(&name));
     }

@@ -6,6 +6,9 @@
 //! `linux/sched.h`, `linux/openat2.h`, `linux/seccomp.h`).
 #![allow(unsafe_code)]
 
+#[cfg(target_arch = "x86_64")]
+mod entry;
+
 use nix::errno::Errno;
 use std::ffi::{CStr, CString, c_char, c_int, c_long, c_uint, c_void};
 use std::mem::size_of;
@@ -137,6 +140,12 @@ pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
     Ok(())
 }
 
+/// `pidfd_getfd(2)` (Linux 5.6): a copy of another process's descriptor.
+pub fn pidfd_getfd(pidfd: BorrowedFd<'_>, number: RawFd) -> Result<OwnedFd> {
+    // SAFETY: plain integers.
+    check_fd(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), number, 0) })
+}
+
 /// `kill(2)` by number, for real-time signals too, which nix's type leaves out.
 pub fn kill(pid: i32, signal: i32) -> Result<()> {
     // SAFETY: plain integers.
@@ -210,6 +219,14 @@ pub fn execveat(dir: BorrowedFd<'_>, path: &CStr, argv: &[CString], envp: &[CStr
     // SAFETY: both arrays end in a null pointer and their strings outlive the call.
     unsafe { libc::syscall(libc::SYS_execveat, dir.as_raw_fd(), path.as_ptr(), argv.as_ptr(), envp.as_ptr(), flags) };
     Errno::last()
+}
+
+/// Whether this program was executed by descriptor (`AT_EXECFN` of the auxiliary vector).
+pub fn executed_by_descriptor() -> bool {
+    // SAFETY: the kernel's pointer to a string that ends in a null byte, or 0.
+    let name = unsafe { libc::getauxval(libc::AT_EXECFN) as *const c_char };
+    // SAFETY: as above.
+    !name.is_null() && unsafe { CStr::from_ptr(name) }.to_bytes().starts_with(b"/dev/fd/")
 }
 
 /// Ends this process at once, without running destructors or flushing anything.

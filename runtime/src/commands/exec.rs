@@ -4,6 +4,7 @@ use super::create::{send_pidfd, write_pid_file};
 use crate::cli::{self, Globals};
 use crate::container::{Container, Status};
 use crate::credentials;
+use crate::namespaces::NEWUSER;
 use crate::process::{self, Exec, Gate, Setup};
 use crate::supervise::Supervisor;
 use crate::{bundle, sealed_exe, terminal};
@@ -81,6 +82,7 @@ fn setup(container: &Container, spec: &Spec, args: &cli::Exec) -> Result<Setup> 
     }
     setup.keyring = Some(CString::new(format!("_ses.{}", container.record.id))?);
     setup.first_closed = 3 + args.preserve_fds;
+    setup.limits_by_parent = container.record.namespaces & NEWUSER != 0;
     Ok(setup)
 }
 

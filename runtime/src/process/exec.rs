@@ -57,7 +57,7 @@ impl Exec {
 /// Becomes the process. Never returns: what goes wrong is told to the parent.
 pub(super) fn main(exec: &Exec, channel: Channel, entry: Entry, gate: &Gate, hopped: bool) -> ! {
     let Err(error) = steps(exec, &channel, entry, gate, hopped);
-    let _ = channel.send(Kind::Failed, &crate::log::message(&error), None);
+    let _ = channel.tell(Kind::Failed, &crate::log::message(&error));
     sys::exit_now(1)
 }
 
@@ -66,6 +66,7 @@ fn steps(exec: &Exec, channel: &Channel, entry: Entry, gate: &Gate, hopped: bool
     if hopped {
         super::wait_until_known(channel)?;
     } else {
+        exec.setup.set_own_oom_score()?;
         super::hide()?;
         exec.enter(channel, entry)?;
     }
@@ -76,8 +77,9 @@ fn steps(exec: &Exec, channel: &Channel, entry: Entry, gate: &Gate, hopped: bool
         super::take_terminal(&exec.setup, &root, gate, channel, false)?;
     }
     let path = exec.setup.finish(&root, channel)?;
-    super::release(channel)?;
     let env = exec.setup.environment();
+    channel.tell(Kind::Leaving, "")?;
+    sys::prctl(libc::PR_SET_PDEATHSIG, 0, 0).context("prctl(PR_SET_PDEATHSIG)")?;
     exec.setup.load_late_filter(channel)?;
     super::execute(&exec.setup, &path, &env)
 }
@@ -87,11 +89,11 @@ pub(super) fn hop(exec: &Exec, channel: Channel, entry: Entry, gate: &Gate) -> !
     match hop_steps(exec, &channel, entry, gate) {
         Ok(sys::Cloned::Child) => main(exec, channel, Entry::None, gate, true),
         Ok(sys::Cloned::Parent(pid, _)) => {
-            let sent = channel.send(Kind::Forked, &pid.to_string(), None);
+            let sent = channel.tell(Kind::Forked, &pid.to_string());
             sys::exit_now(i32::from(sent.is_err()))
         }
         Err(error) => {
-            let _ = channel.send(Kind::Failed, &crate::log::message(&error), None);
+            let _ = channel.tell(Kind::Failed, &crate::log::message(&error));
             sys::exit_now(1)
         }
     }
@@ -99,6 +101,7 @@ pub(super) fn hop(exec: &Exec, channel: Channel, entry: Entry, gate: &Gate) -> !
 
 fn hop_steps(exec: &Exec, channel: &Channel, entry: Entry, gate: &Gate) -> Result<sys::Cloned> {
     guard_against_orphaning(gate)?;
+    exec.setup.set_own_oom_score()?;
     super::hide()?;
     exec.enter(channel, entry)?;
     sys::clone(libc::CLONE_PARENT as u64, None).context("clone3 of the process")

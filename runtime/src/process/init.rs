@@ -19,7 +19,7 @@ pub(super) fn main(plan: &Plan, channel: Channel, entry: Entry, gate: &Gate, hop
     match late {
         Some(fifo) => exec_fifo::fail(OwnedFd::as_fd(&fifo), &error),
         None => {
-            let _ = channel.send(Kind::Failed, &crate::log::message(&error), None);
+            let _ = channel.tell(Kind::Failed, &crate::log::message(&error));
         }
     }
     sys::exit_now(1)
@@ -35,6 +35,7 @@ fn steps(
     late: &mut Option<OwnedFd>,
 ) -> Result<std::convert::Infallible> {
     guard_against_orphaning(gate)?;
+    plan.setup.set_own_oom_score()?;
     if hopped {
         super::wait_until_known(channel)?;
     } else {
@@ -105,11 +106,11 @@ pub(super) fn hop(plan: &Plan, channel: Channel, entry: Entry, gate: &Gate) -> !
     match made {
         Ok(sys::Cloned::Child) => main(plan, channel, Entry::None, gate, true),
         Ok(sys::Cloned::Parent(pid, _)) => {
-            let sent = channel.send(Kind::Forked, &pid.to_string(), None);
+            let sent = channel.tell(Kind::Forked, &pid.to_string());
             sys::exit_now(i32::from(sent.is_err()))
         }
         Err(error) => {
-            let _ = channel.send(Kind::Failed, &crate::log::message(&error), None);
+            let _ = channel.tell(Kind::Failed, &crate::log::message(&error));
             sys::exit_now(1)
         }
     }

@@ -153,7 +153,6 @@ fn become_root(maps: &IdMaps) -> Result<()> {
 
 /// `execve`; on success nothing of ours is left but what was asked to be.
 fn execute(setup: &Setup, path: &CStr, env: &[CString]) -> Result<std::convert::Infallible> {
-    close_at_execve(setup.first_closed)?;
     for fd in 3..setup.first_closed as i32 {
         sys::set_cloexec(fd, false).with_context(|| format!("--preserve-fds: descriptor {fd}"))?;
     }

@@ -58,8 +58,8 @@ pub fn create(plan: &mut Plan, container: &mut Container, gate: &Gate, mut super
         }
         Kind::Hooks => run_hooks(plan, container, conversation.pid),
         Kind::Terminal => attach_terminal(&mut supervisor, message),
-        Kind::Listener => send_listener(&plan.setup, &container.record, ("creating", conversation.pid), conversation.pid, message),
-        Kind::Limits => apply_limits(&plan.setup, conversation.pid),
+        Kind::Limits => plan.setup.limit(conversation.pid),
+        Kind::Listener => send_listener(&plan.setup, &container.record, ("creating", conversation.pid), conversation, &message.text),
         Kind::Ready => {
             container.record.pid = conversation.pid;
             container.record.start_time = container::start_time(conversation.pid).context("init died before it was ready")?;
@@ -82,10 +82,9 @@ pub fn exec(exec: &Exec, entry: Entry, gate: &Gate, mut supervisor: Option<&mut 
     let mut conversation = Conversation::start(0, entry, child)?;
     conversation.serve_or_kill(|conversation, message| match message.kind {
         Kind::JoinCgroup => exec.cgroup.attach(conversation.pid, &exec.sub_cgroups),
-        Kind::Limits => apply_limits(&exec.setup, conversation.pid),
-        Kind::Ready => Ok(()),
+        Kind::Limits => exec.setup.limit(conversation.pid),
         Kind::Terminal => attach_terminal(&mut supervisor, message),
-        Kind::Listener => send_listener(&exec.setup, &gate.record, ("running", exec.pid), conversation.pid, message),
+        Kind::Listener => send_listener(&exec.setup, &gate.record, ("running", exec.pid), conversation, &message.text),
         other => bail!("unexpected message {other:?} of the process"),
     })
 }
@@ -124,6 +123,8 @@ struct Conversation {
     hop: Option<i32>,
     /// The child needs no more answers.
     done: bool,
+    /// The child has said that `execve` is next: end-of-file is success.
+    executes: bool,
 }
 
 impl Conversation {
@@ -137,7 +138,7 @@ impl Conversation {
                 child(theirs, entry);
                 sys::exit_now(1)
             }
-            sys::Cloned::Parent(pid, pidfd) => Ok(Conversation { channel: ours, pid, pidfd, hop: None, done: false }),
+            sys::Cloned::Parent(pid, pidfd) => Ok(Conversation { channel: ours, pid, pidfd, hop: None, done: false, executes: false }),
         }
     }
 
@@ -156,11 +157,10 @@ impl Conversation {
     }
 
     fn serve(&mut self, mut answer: impl FnMut(&mut Conversation, &mut Message) -> Result<()>) -> Result<()> {
-        let mut ready = false;
         while !self.done {
             let Some(mut message) = self.channel.receive().context("receive from the new process")? else {
                 // execve closed its end; before that only death does.
-                return if ready { Ok(()) } else { Err(self.obituary()) };
+                return if self.executes { Ok(()) } else { Err(self.obituary()) };
             };
             match message.kind {
                 Kind::Failed => bail!("{}", message.text),
@@ -171,10 +171,11 @@ impl Conversation {
                     self.pidfd = sys::pidfd_open(self.pid).ok();
                     self.channel.send(Kind::Done, "", None).context("answer the new process")?;
                 }
+                Kind::Leaving => self.executes = true,
                 kind => {
                     answer(self, &mut message)?;
-                    ready |= kind == Kind::Ready;
-                    if !matches!(kind, Kind::Listener | Kind::Terminal) {
+                    self.executes |= kind == Kind::Ready;
+                    if kind != Kind::Terminal {
                         self.channel.send(Kind::Done, "", None).context("answer the new process")?;
                     }
                 }
@@ -224,45 +225,29 @@ fn explain_clone(errno: Errno) -> anyhow::Error {
     anyhow!("clone3 of the new process: {}{advice}", errno.desc().to_lowercase())
 }
 
-/// Limits and OOM score, which the child itself may not raise once it is in a user namespace.
-fn apply_limits(setup: &Setup, pid: i32) -> Result<()> {
-    if let Some(score) = setup.oom_score_adj {
-        let path = format!("/proc/{pid}/oom_score_adj");
-        match std::fs::write(&path, score.to_string()) {
-            Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied && !crate::namespaces::in_initial_user_namespace() => {
-                log::warn(format!("process.oomScoreAdj: {score} needs CAP_SYS_RESOURCE, left as it is"));
-            }
-            other => other.with_context(|| format!("process.oomScoreAdj: write {score} to {path}"))?,
-        }
-    }
-    for limit in &setup.limits {
-        sys::prlimit(pid, limit.resource, limit.soft, limit.hard).with_context(|| {
-            format!(
-                "process.rlimits: setrlimit of resource {} to {}:{} (raising a hard limit needs CAP_SYS_RESOURCE)",
-                limit.resource, limit.soft, limit.hard
-            )
-        })?;
-    }
-    Ok(())
-}
-
 fn run_hooks(plan: &Plan, container: &Container, pid: i32) -> Result<()> {
     container.record.run_hooks(hooks::Kind::Prestart, &plan.hooks, pid)?;
     container.record.run_hooks(hooks::Kind::CreateRuntime, &plan.hooks, pid)
 }
 
-/// Sends the notification descriptor to `linux.seccomp.listenerPath` (runtime-spec, "Container
-/// Process State"); `state` is the container's status and its init's pid.
-fn send_listener(setup: &Setup, record: &Record, state: (&str, i32), pid: i32, message: &mut Message) -> Result<()> {
-    let listener = setup.filter.as_ref().and_then(|f| f.listener.as_ref());
-    let (Some(listener), Some(fd)) = (listener, message.fd.take()) else { bail!("linux.seccomp: a listener without a listenerPath") };
-    let text = serde_json::json!({
-        "ociVersion": record.oci_version,
-        "fds": ["seccompFd"],
-        "pid": pid,
-        "metadata": listener.metadata,
-        "state": record.state(state.0, state.1),
-    });
-    let socket = crate::terminal::connect(&listener.path).context("linux.seccomp.listenerPath")?;
-    crate::terminal::send_fd(socket.as_fd(), fd.as_fd(), &text.to_string()).context("linux.seccomp.listenerPath")
+/// Fetches the notification descriptor and sends it to `linux.seccomp.listenerPath` (runtime-spec,
+/// "Container Process State"); `state` is the container's status and its init's pid.
+fn send_listener(setup: &Setup, record: &Record, state: (&str, i32), conversation: &Conversation, number: &str) -> Result<()> {
+    let fetch = || -> Result<()> {
+        let listener = setup.filter.as_ref().and_then(|f| f.listener.as_ref()).context("a listener that nobody waits for")?;
+        let process = conversation.pidfd.as_ref().context("no pidfd (Linux 5.6 has them)")?;
+        let fd = sys::pidfd_getfd(process.as_fd(), number.parse()?).context("pidfd_getfd")?;
+        let mut text = serde_json::json!({
+            "ociVersion": record.oci_version,
+            "fds": ["seccompFd"],
+            "pid": conversation.pid,
+            "state": record.state(state.0, state.1),
+        });
+        if let Some(metadata) = &listener.metadata {
+            text["metadata"] = metadata.as_str().into();
+        }
+        let socket = crate::terminal::connect(&listener.path)?;
+        crate::terminal::send_fd(socket.as_fd(), fd.as_fd(), &text.to_string())
+    };
+    fetch().context("linux.seccomp.listenerPath")
 }

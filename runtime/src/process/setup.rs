@@ -7,7 +7,7 @@ use crate::rootfs::Root;
 use crate::scheduling::Scheduling;
 use crate::seccomp::{self, Filter};
 use crate::sys;
-use crate::{lsm, terminal};
+use crate::{log, lsm, namespaces, terminal};
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
 use nix::libc;
@@ -32,6 +32,9 @@ pub struct Setup {
     pub credentials: Credentials,
     /// `process.rlimits`.
     pub limits: Vec<Limit>,
+    /// The process is in a user namespace, where it may not raise them: its parent sets them, before
+    /// the ids change, after which the parent might not either.
+    pub limits_by_parent: bool,
     /// `process.oomScoreAdj`.
     pub oom_score_adj: Option<i32>,
     /// `process.user.umask`.
@@ -71,6 +74,7 @@ impl Setup {
             cwd: c_string("process.cwd", &process.cwd().to_string_lossy())?,
             credentials: Credentials::new(process, keep_groups)?,
             limits: credentials::limits(process.rlimits().as_ref())?,
+            limits_by_parent: false,
             oom_score_adj: oom_score_adj(process.oom_score_adj())?,
             umask: process.user().umask(),
             no_new_privs: process.no_new_privileges().unwrap_or(false),
@@ -97,6 +101,29 @@ impl Setup {
         root.make_folder(&self.cwd).with_context(|| format!("process.cwd: mkdir {:?}", self.cwd))
     }
 
+    /// Sets the OOM score and resource limits of process `pid`, where it is not to do it itself.
+    pub fn limit(&self, pid: i32) -> Result<()> {
+        self.set_oom_score(&pid.to_string())?;
+        self.limits.iter().try_for_each(|limit| limit.apply(pid))
+    }
+
+    /// First thing in the new process, while the host's /proc is at hand.
+    pub fn set_own_oom_score(&self) -> Result<()> {
+        if self.limits_by_parent { Ok(()) } else { self.set_oom_score("self") }
+    }
+
+    fn set_oom_score(&self, process: &str) -> Result<()> {
+        let Some(score) = self.oom_score_adj else { return Ok(()) };
+        let path = format!("/proc/{process}/oom_score_adj");
+        match std::fs::write(&path, score.to_string()) {
+            Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied && !namespaces::in_initial_user_namespace() => {
+                log::warn(format!("process.oomScoreAdj: {score} needs CAP_SYS_RESOURCE, left as it is"));
+                Ok(())
+            }
+            other => other.with_context(|| format!("process.oomScoreAdj: write {score} to {path}")),
+        }
+    }
+
     /// Session, keyring, personality, umask: what needs nothing of the container's file system.
     pub fn begin(&self) -> Result<()> {
         nix::unistd::setsid().context("setsid")?;
@@ -112,6 +139,8 @@ impl Setup {
     /// Everything from the container's file system on up to the point where nothing but the gate
     /// and `execve` is left. The answer is the path to execute.
     pub fn finish(&self, root: &Root, channel: &Channel) -> Result<CString> {
+        // Before a filter that may forbid it; all that is opened later is close-on-exec by itself.
+        super::close_at_execve(self.first_closed)?;
         if let Some(umask) = self.umask {
             nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(umask));
         } else {
@@ -126,13 +155,14 @@ impl Setup {
             self.load_filter(channel)?;
         }
         terminal::own_stdio(self.credentials.uid, self.terminal)?;
-        if !self.limits.is_empty() || self.oom_score_adj.is_some() {
-            // The parent's right to raise them ends with the change of ids, ours with the user namespace.
+        if !self.limits_by_parent {
+            self.limits.iter().try_for_each(|limit| limit.apply(0))?;
+        } else if !self.limits.is_empty() || self.oom_score_adj.is_some() {
             channel.ask(Kind::Limits, "")?;
         }
         let missing = self.credentials.take()?;
         if missing != 0 {
-            channel.send(Kind::Warning, &format!("ignoring unknown or unavailable capabilities: [{}]", capability_names(missing)), None)?;
+            channel.tell(Kind::Warning, &format!("ignoring unknown or unavailable capabilities: [{}]", capability_names(missing)))?;
         }
         if entered.is_err() {
             root.enter(&self.cwd).map_err(|e| anyhow!("process.cwd: chdir to {:?}: {}", self.cwd, e.desc().to_lowercase()))?;
@@ -154,8 +184,14 @@ impl Setup {
 
     fn load_filter(&self, channel: &Channel) -> Result<()> {
         let Some(filter) = &self.filter else { return Ok(()) };
+        if filter.listener.is_some() && self.limits_by_parent {
+            // For an ordinary user the listener can be fetched only from a process that is dumpable; the
+            // change of ids ends that.
+            sys::prctl(libc::PR_SET_DUMPABLE, 1, 0).context("prctl(PR_SET_DUMPABLE)")?;
+        }
         if let Some(listener) = filter.load().context("linux.seccomp")? {
-            channel.send(Kind::Listener, "", Some(&listener)).context("linux.seccomp.listenerPath: send the listener")?;
+            use std::os::fd::AsRawFd;
+            channel.ask(Kind::Listener, &listener.as_raw_fd().to_string()).context("linux.seccomp.listenerPath: send the listener")?;
         }
         Ok(())
     }
