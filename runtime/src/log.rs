@@ -13,7 +13,7 @@ use std::fs::File;
 use std::io::{IsTerminal, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 use std::time::SystemTime;
 
 #[derive(Debug, Default)]
@@ -24,6 +24,7 @@ struct Log {
 }
 
 static LOG: OnceLock<Log> = OnceLock::new();
+static WARNINGS: Mutex<String> = Mutex::new(String::new());
 
 /// Sets where lines go. The file is appended to, so that several commands may share it.
 pub fn open(path: Option<&Path>, format: LogFormat, debug: bool) -> Result<()> {
@@ -36,9 +37,23 @@ pub fn open(path: Option<&Path>, format: LogFormat, debug: bool) -> Result<()> {
     Ok(())
 }
 
-/// What the caller should know although the command goes on.
+/// What the caller should know although the command goes on. A log file gets it when the command has
+/// succeeded ([`flush`]): the file of a failed one holds its error and nothing else, which Podman reads
+/// as one JSON object.
 pub fn warn(message: impl Display) {
-    write(log(), "warning", &message.to_string());
+    let log = log();
+    let line = line(log.format, "warning", &message.to_string(), &clock::rfc3339(SystemTime::now()));
+    match (&log.file, WARNINGS.lock()) {
+        (Some(_), Ok(mut kept)) => kept.push_str(&line),
+        _ => print(&line),
+    }
+}
+
+/// Writes the warnings of a command that has succeeded to the log file.
+pub fn flush() {
+    if let (Some(mut file), Ok(kept)) = (log().file.as_ref(), WARNINGS.lock()) {
+        let _ = file.write_all(kept.as_bytes());
+    }
 }
 
 /// Only with `--debug`; `message` is called only then.

@@ -20,6 +20,7 @@ use crate::{log, terminal};
 use anyhow::{Context, Error, Result, bail};
 use parse::{Parsed, UnknownCommand};
 use std::ffi::OsString;
+use std::path::PathBuf;
 use table::Command;
 
 /// Parses, dispatches, prints the one error; the exit code.
@@ -39,6 +40,9 @@ pub fn main(args: Vec<OsString>) -> i32 {
         Some((command, _)) if globals.on("help") => help::of(name(&program), command),
         Some((command, parsed)) => run(&program, command, &globals, &parsed),
     });
+    if result.is_ok() {
+        log::flush();
+    }
     result.unwrap_or_else(|e| {
         log::error(&log::message(&e));
         exit_code(&e)
@@ -78,7 +82,8 @@ fn run(program: &str, command: &'static Command, globals: &Parsed, parsed: &Pars
         bail!("{program}: {:?} requires {how} {n} argument(s) (see '{me} {} --help')", command.name, command.name);
     }
     let globals = Globals {
-        root: root::of(globals)?,
+        // These two need no containers.
+        root: if matches!(command.name, "features" | "spec") { PathBuf::new() } else { root::of(globals)? },
         root_given: globals.path("root").is_some(),
         log: globals.path("log"),
         log_format: convert::log_format(globals)?,

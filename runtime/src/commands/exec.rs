@@ -82,7 +82,7 @@ fn setup(container: &Container, spec: &Spec, args: &cli::Exec) -> Result<Setup> 
     }
     setup.keyring = Some(CString::new(format!("_ses.{}", container.record.id))?);
     setup.first_closed = 3 + args.preserve_fds;
-    setup.limits_by_parent = container.record.namespaces & NEWUSER != 0;
+    setup.user_namespace = container.record.namespaces & NEWUSER != 0;
     Ok(setup)
 }
 

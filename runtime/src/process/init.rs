@@ -76,6 +76,7 @@ fn steps(
     super::release(channel)?;
 
     let env = plan.setup.environment();
+    plan.setup.show()?;
     let loaded = plan.setup.load_late_filter(channel);
     if let Some((procfs, fifo)) = gated {
         *late = Some(exec_fifo::wait(procfs, fifo.as_fd())?);

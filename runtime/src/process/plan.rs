@@ -85,7 +85,7 @@ impl Plan {
             setup.keyring = Some(CString::new(format!("_ses.{}", args.id))?);
         }
         setup.first_closed = 3 + args.preserve_fds;
-        setup.limits_by_parent = namespaces.has(NEWUSER);
+        setup.user_namespace = namespaces.has(NEWUSER);
 
         let named = |field: &str, name: &Option<String>| -> Result<Option<String>> {
             let name = name.clone().filter(|n| !n.is_empty());

@@ -32,9 +32,10 @@ pub struct Setup {
     pub credentials: Credentials,
     /// `process.rlimits`.
     pub limits: Vec<Limit>,
-    /// The process is in a user namespace, where it may not raise them: its parent sets them, before
-    /// the ids change, after which the parent might not either.
-    pub limits_by_parent: bool,
+    /// The process is in a user namespace.
+    pub user_namespace: bool,
+    /// The parent is root of its user namespace.
+    pub privileged: bool,
     /// `process.oomScoreAdj`.
     pub oom_score_adj: Option<i32>,
     /// `process.user.umask`.
@@ -74,7 +75,8 @@ impl Setup {
             cwd: c_string("process.cwd", &process.cwd().to_string_lossy())?,
             credentials: Credentials::new(process, keep_groups)?,
             limits: credentials::limits(process.rlimits().as_ref())?,
-            limits_by_parent: false,
+            user_namespace: false,
+            privileged: nix::unistd::geteuid().is_root(),
             oom_score_adj: oom_score_adj(process.oom_score_adj())?,
             umask: process.user().umask(),
             no_new_privs: process.no_new_privileges().unwrap_or(false),
@@ -107,9 +109,24 @@ impl Setup {
         self.limits.iter().try_for_each(|limit| limit.apply(pid))
     }
 
+    /// In a user namespace the process may not raise its limits nor lower its OOM score, but a
+    /// privileged parent may: before the ids change, after which it might not either.
+    fn limits_by_parent(&self) -> bool {
+        self.user_namespace && self.privileged
+    }
+
+    /// Opens an ordinary user's process that waits for `start` to that user again: `exec` joins its
+    /// namespaces, which takes the right to trace it, and only the host's root has that otherwise.
+    pub fn show(&self) -> Result<()> {
+        if self.user_namespace && !self.privileged {
+            sys::prctl(libc::PR_SET_DUMPABLE, 1, 0).context("prctl(PR_SET_DUMPABLE)")?;
+        }
+        Ok(())
+    }
+
     /// First thing in the new process, while the host's /proc is at hand.
     pub fn set_own_oom_score(&self) -> Result<()> {
-        if self.limits_by_parent { Ok(()) } else { self.set_oom_score("self") }
+        if self.limits_by_parent() { Ok(()) } else { self.set_oom_score("self") }
     }
 
     fn set_oom_score(&self, process: &str) -> Result<()> {
@@ -155,7 +172,7 @@ impl Setup {
             self.load_filter(channel)?;
         }
         terminal::own_stdio(self.credentials.uid, self.terminal)?;
-        if !self.limits_by_parent {
+        if !self.limits_by_parent() {
             self.limits.iter().try_for_each(|limit| limit.apply(0))?;
         } else if !self.limits.is_empty() || self.oom_score_adj.is_some() {
             channel.ask(Kind::Limits, "")?;
@@ -184,7 +201,7 @@ impl Setup {
 
     fn load_filter(&self, channel: &Channel) -> Result<()> {
         let Some(filter) = &self.filter else { return Ok(()) };
-        if filter.listener.is_some() && self.limits_by_parent {
+        if filter.listener.is_some() && self.user_namespace && !self.privileged {
             // For an ordinary user the listener can be fetched only from a process that is dumpable; the
             // change of ids ends that.
             sys::prctl(libc::PR_SET_DUMPABLE, 1, 0).context("prctl(PR_SET_DUMPABLE)")?;
