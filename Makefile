@@ -39,8 +39,9 @@ check: setup-check build
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" $(CARGO) doc --workspace --no-deps --document-private-items --locked
 	@scripts/check
 
-bench: build
-	@echo "make bench: there is no benchmark in the tree yet"
+# rrun against its peers and the floor, interleaved; as root. It writes docs/performance.md and .svg.
+bench: setup-bench build
+	@bench/run
 
 # containerd, Docker and Podman, on this runtime.
 integration: setup-integration build

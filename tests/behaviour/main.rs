@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics fails, and says where")]
 
 mod bad_input;
+mod budgets;
 mod cgroups;
 mod cli;
 mod devices;

@@ -34,3 +34,32 @@ pub fn set_window_size(terminal: &impl AsRawFd, rows: u16, columns: u16) {
     let ret = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
     assert_eq!(ret, 0, "TIOCSWINSZ: {}", std::io::Error::last_os_error());
 }
+
+/// One event of any child or traced process as the kernel words it: its id and the raw status (nix's
+/// `waitpid` refuses real-time signals). None: nothing yet, with `WNOHANG`.
+pub fn wait_any(flags: i32) -> std::io::Result<Option<(i32, i32)>> {
+    let mut status = 0;
+    // SAFETY: the kernel writes one int, which lives until the call returns.
+    let pid = unsafe { libc::waitpid(-1, &raw mut status, flags | libc::__WALL) };
+    if pid < 0 { Err(std::io::Error::last_os_error()) } else { Ok((pid != 0).then_some((pid, status))) }
+}
+
+/// Lets a stopped traced process go on to its next system call, with a signal (0: none).
+pub fn trace_on(pid: i32, signal: i32) -> std::io::Result<()> {
+    // SAFETY: the request takes no pointer.
+    let ret = unsafe { libc::ptrace(libc::PTRACE_SYSCALL, pid, 0, signal) };
+    if ret < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// The number of the system call that a traced process is about to enter; None at its exit.
+pub fn entered_call(pid: i32) -> Option<u64> {
+    // SAFETY: plain integers: all zero is a value.
+    let mut info: libc::ptrace_syscall_info = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes at most the given size into `info`.
+    let ret = unsafe { libc::ptrace(libc::PTRACE_GET_SYSCALL_INFO, pid, size_of_val(&info), &raw mut info) };
+    if ret < 0 || info.op != libc::PTRACE_SYSCALL_INFO_ENTRY {
+        return None;
+    }
+    // SAFETY: `op` says that `entry` is the member in use.
+    Some(unsafe { info.u.entry.nr })
+}
