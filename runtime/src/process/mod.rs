@@ -110,8 +110,7 @@ fn release(channel: &Channel) -> Result<()> {
     Ok(channel.ask(Kind::Ready, "")?)
 }
 
-/// Checks `--preserve-fds`, and keeps all other descriptors that came with the caller from hooks,
-/// and from us once we are started again (see [`crate::sealed_exe`]).
+/// Checks `--preserve-fds`, and keeps all other descriptors that came with the caller from hooks.
 pub fn check_preserved(count: u32) -> Result<()> {
     let first_closed = 3 + i64::from(count);
     for fd in 3..first_closed {

@@ -201,16 +201,17 @@ impl Setup {
 
     fn load_filter(&self, channel: &Channel) -> Result<()> {
         let Some(filter) = &self.filter else { return Ok(()) };
-        if filter.listener.is_some() && self.user_namespace && !self.privileged {
-            // For an ordinary user the listener can be fetched only from a process that is dumpable; the
-            // change of ids ends that.
+        let shown = filter.listener.is_some() && self.user_namespace && !self.privileged;
+        if shown {
+            // An ordinary user can fetch the listener only from a process that is dumpable.
             sys::prctl(libc::PR_SET_DUMPABLE, 1, 0).context("prctl(PR_SET_DUMPABLE)")?;
         }
         if let Some(listener) = filter.load().context("linux.seccomp")? {
             use std::os::fd::AsRawFd;
             channel.ask(Kind::Listener, &listener.as_raw_fd().to_string()).context("linux.seccomp.listenerPath: send the listener")?;
         }
-        Ok(())
+        // No change of ids ends it where the process is root: the container could trace it up to execve.
+        if shown { super::hide() } else { Ok(()) }
     }
 
     /// The environment with HOME added from the container's /etc/passwd when it is missing.

@@ -126,9 +126,7 @@ fn listener(profile: &LinuxSeccomp) -> Result<Option<Listener>> {
         return Ok(None);
     }
     // The agent would have to answer for the call that hands it the descriptor.
-    if let Some(name) = names.find(|name| matches!(name.as_str(), "write" | "sendmsg")) {
-        bail!("linux.seccomp.syscalls: SCMP_ACT_NOTIFY cannot be used for the {name} syscall");
-    }
+    ensure!(names.all(|name| name != "write"), "linux.seccomp.syscalls: SCMP_ACT_NOTIFY cannot be used for the write syscall");
     let path = profile.listener_path().clone().filter(|path| !path.as_os_str().is_empty());
     let path = path.context("seccomp listenerPath is not set: linux.seccomp uses SCMP_ACT_NOTIFY and names no socket of an agent")?;
     Ok(Some(Listener { path, metadata: profile.listener_metadata().clone() }))
