@@ -112,7 +112,7 @@ fn it_says_once_what_it_goes_without() {
 fn mappings_without_rights() {
     require_user!();
     let rt = runtime();
-    let map = json!([{"containerID": 0, "hostID": 100000, "size": 65536}]);
+    let map = json!([{"containerID": 0, "hostID": 1700000000, "size": 65536}]);
     let c = rt.container(rt.bundle().set("/linux/uidMappings", map.clone()).set("/linux/gidMappings", map));
     let done = c.create();
     if rt.kind() == Kind::Rrun {

@@ -109,12 +109,14 @@ fn annotations_become_properties() {
 fn a_path_that_is_no_scope_is_refused() {
     require!(usable(), "systemd");
     let rt = Runtime::systemd();
-    for path in ["/absolute/path", "a:b", "not-a-slice:rrun:x", "system.slice:rrun:a/b"] {
+    let paths =
+        [("/absolute/path", "/absolute/path"), ("a:b", "a:b"), ("not-a-slice:rrun:x", "not-a-slice"), ("system.slice:rrun:a/b", "a/b")];
+    for (path, word) in paths {
         let c = rt.container(rt.bundle().set("/linux/cgroupsPath", json!(path)));
         let done = c.create();
         assert_ne!(done.code(), 0, "{done}");
         if rt.kind() == tests::runtime::Kind::Rrun {
-            done.fails(1, &["cgroupsPath", path]).one_line();
+            done.fails(1, &["cgroupsPath", word]).one_line();
         }
         rt.assert_nothing_left();
     }

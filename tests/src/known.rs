@@ -21,6 +21,7 @@ pub const DIFFERENCES: &[(Kind, &str, &str)] = &[
     (Runc, "ids beyond 32 bits", "exec -u 4294967296 is user 0"),
     (Runc, "pidfd socket", "leaves an empty folder when there is none"),
     (Runc, "warnings in the log", "says there what a rootless container goes without"),
+    (Runc, "calls after the filter", "sets ids and opens paths after loading it"),
     (Runc, "takes preserve 3", "its own descriptors are there by those numbers"),
     (Runc, "takes ociVersion", "looks at no version"),
     (Runc, "takes hooks.poststop[0].timeout", "times out at once"),

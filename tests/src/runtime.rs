@@ -70,13 +70,15 @@ impl Runtime {
         let tag = format!("{}x{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let dir = Dir::new(&tag);
         let (calls, containers) = Default::default();
-        Runtime { tag, globals: Vec::new(), log: None, user: None, dir, calls, containers }
+        // More global flags for a whole run, as `--systemd-cgroup`.
+        let globals = std::env::var("RRUN_TEST_GLOBALS").unwrap_or_default().split_whitespace().map(String::from).collect();
+        Runtime { tag, globals, log: None, user: None, dir, calls, containers }
     }
 
     /// The same, driving cgroups through systemd.
     pub fn systemd() -> Runtime {
         let mut rt = Runtime::new();
-        rt.globals.push("--systemd-cgroup".into());
+        rt.globals = vec!["--systemd-cgroup".into()];
         rt
     }
 
