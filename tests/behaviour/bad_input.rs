@@ -260,17 +260,19 @@ fn a_damaged_folder_is_named_and_delete_force_removes_it() {
         c.call(["delete", "--force"]).ok();
         assert!(!rt.root().join(&c.id).exists(), "{name}");
         // What its record alone knew of may be swept by hand.
-        sweep_cgroups(&c.id);
+        sweep_cgroups("/sys/fs/cgroup".as_ref(), &c.id);
         rt.assert_nothing_left();
     }
 }
 
 /// Removes the empty cgroups of a container whose record was lost.
-fn sweep_cgroups(id: &str) {
-    let root = std::path::Path::new("/sys/fs/cgroup");
-    let _ = fs::remove_dir(root.join(id));
-    for entry in fs::read_dir(root).into_iter().flatten().flatten() {
-        let _ = fs::remove_dir(entry.path().join(id));
+fn sweep_cgroups(dir: &std::path::Path, id: &str) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten().filter(|e| e.path().is_dir()) {
+        if entry.file_name().to_string_lossy().contains(id) {
+            let _ = fs::remove_dir(entry.path());
+        } else {
+            sweep_cgroups(&entry.path(), id);
+        }
     }
 }
 

@@ -202,10 +202,15 @@ impl Cgroup {
 
     /// Freezes or thaws all of its processes, and waits until they are.
     pub fn freeze(&self, frozen: bool) -> Result<()> {
-        match self.freezer() {
+        let done = match self.freezer() {
             Some(h) if h.v2 => v2::freeze(&h.dir, frozen),
             Some(h) => v1::freeze(&h.dir, frozen),
             None => bail!("the container has no cgroup that could be frozen"),
+        };
+        match done {
+            // systemd removes a scope as soon as its last process is gone.
+            Err(e) if !frozen && matches!(e.downcast_ref(), Some(Errno::ENOENT | Errno::ENODEV)) => Ok(()),
+            other => other,
         }
     }
 
