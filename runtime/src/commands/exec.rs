@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use oci_spec::runtime::{Process, Spec};
 use std::ffi::CString;
+use std::path::PathBuf;
 
 /// Runs the process; attached, the answer is its status (128 + n for signal n).
 pub fn run(globals: &Globals, args: &cli::Exec) -> Result<i32> {
@@ -33,7 +34,7 @@ pub fn run(globals: &Globals, args: &cli::Exec) -> Result<i32> {
         Err(e) if e.downcast_ref() == Some(&Errno::ENOSYS) => None,
         other => other?,
     };
-    let exec = Exec {
+    let mut exec = Exec {
         setup,
         pid: container.record.pid,
         // None before Linux 5.3.
@@ -44,14 +45,19 @@ pub fn run(globals: &Globals, args: &cli::Exec) -> Result<i32> {
         privileged: nix::unistd::geteuid().is_root(),
     };
 
+    exec.setup.born_inside = exec.parent_enters();
+    // Entering the container changes the working directory.
+    let absolute = |path: &Option<PathBuf>| path.as_ref().map(std::path::absolute).transpose();
+    let (pid_file, pidfd_socket) = (absolute(&args.pid_file)?, absolute(&args.pidfd_socket)?);
+
     let entry = exec.cgroup.entry(&args.cgroup, container.record.pid)?;
     let mut supervisor = if args.detach { None } else { Some(Supervisor::new(false)?) };
     let gate = Gate { fifo: None, console, mask: supervisor.as_ref().map(Supervisor::mask), record: container.record.clone() };
     let made = process::run_exec(&exec, entry, &gate, supervisor.as_mut()).context("unable to start container process")?;
-    if let (Some(path), Some(pidfd)) = (&args.pidfd_socket, &made.pidfd) {
+    if let (Some(path), Some(pidfd)) = (&pidfd_socket, &made.pidfd) {
         send_pidfd(path, pidfd)?;
     }
-    if let Some(path) = &args.pid_file {
+    if let Some(path) = &pid_file {
         write_pid_file(path, made.pid)?;
     }
     let Some(supervisor) = supervisor else { return Ok(0) };

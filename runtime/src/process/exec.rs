@@ -31,13 +31,21 @@ pub struct Exec {
 }
 
 impl Exec {
-    /// Whether an intermediate process must join the namespaces first. With a PID namespace always: a
-    /// process that the container can see must not have the host's root or descriptors, which a
-    /// container with CAP_SYS_PTRACE would reach through `/proc/PID/root` and `/proc/PID/fd`. And an
-    /// ordinary user has the right to join only once it is in the container's user namespace, which a
-    /// parent cannot enter and leave.
+    /// Whether the parent itself enters the container for the moment of the clone. A process that the
+    /// container can see must be born inside: one with the host's root or folders open would be a way
+    /// to them for a container with CAP_SYS_PTRACE, through `/proc/PID/root` and `/proc/PID/fd`.
+    pub fn parent_enters(&self) -> bool {
+        self.privileged && self.kinds & NEWUSER == 0
+    }
+
+    /// Whether an intermediate process enters instead: into a user namespace, which a parent could not
+    /// leave again, and which an ordinary user must enter first.
     pub fn needs_hop(&self) -> bool {
-        self.kinds & NEWPID != 0 || !self.privileged && self.kinds & NEWUSER != 0
+        !self.parent_enters() && self.kinds & (NEWPID | NEWUSER) != 0
+    }
+
+    fn join(&self) -> Result<()> {
+        namespaces::join_process(self.pidfd.as_ref(), self.pid, self.kinds)
     }
 
     /// Enters the container: its cgroups, then its namespaces (the PID namespace for the next clone).
@@ -51,6 +59,29 @@ impl Exec {
             super::become_root(&IdMaps::default())?;
         }
         Ok(())
+    }
+}
+
+/// What [`Exec::parent_enters`] has changed, put back: a descriptor of the parent's mount namespace is
+/// all it takes, and no folder of the host is open meanwhile.
+#[derive(Debug)]
+pub(super) struct Visit {
+    home: std::fs::File,
+}
+
+impl Visit {
+    /// Enters the container's namespaces (its PID namespace for the next clone).
+    pub(super) fn begin(exec: &Exec) -> Result<Visit> {
+        const OWN: &str = "/proc/self/ns/mnt";
+        let home = std::fs::File::open(OWN).context(OWN)?;
+        super::hide()?;
+        exec.join()?;
+        Ok(Visit { home })
+    }
+
+    /// Back to the host's files; the other namespaces matter to nothing that the parent still does.
+    pub(super) fn end(self) -> Result<()> {
+        nix::sched::setns(&self.home, nix::sched::CloneFlags::CLONE_NEWNS).context("setns back to the runtime's own mount namespace")
     }
 }
 

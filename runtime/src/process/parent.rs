@@ -79,7 +79,10 @@ pub fn exec(exec: &Exec, entry: Entry, gate: &Gate, mut supervisor: Option<&mut 
     let child = |channel, entry| {
         if hop { exec_child::hop(exec, channel, entry, gate) } else { exec_child::main(exec, channel, entry, gate, false) }
     };
-    let mut conversation = Conversation::start(0, entry, child)?;
+    let visit = exec.parent_enters().then(|| exec_child::Visit::begin(exec)).transpose()?;
+    let cloned = Conversation::start(0, entry, child);
+    visit.map_or(Ok(()), exec_child::Visit::end)?;
+    let mut conversation = cloned?;
     conversation.serve_or_kill(|conversation, message| match message.kind {
         Kind::JoinCgroup => exec.cgroup.attach(conversation.pid, &exec.sub_cgroups),
         Kind::Limits => exec.setup.limit(conversation.pid),

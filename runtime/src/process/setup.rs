@@ -34,6 +34,8 @@ pub struct Setup {
     pub limits: Vec<Limit>,
     /// The process is in a user namespace.
     pub user_namespace: bool,
+    /// The process never sees the host's /proc.
+    pub born_inside: bool,
     /// The parent is root of its user namespace.
     pub privileged: bool,
     /// `process.oomScoreAdj`.
@@ -76,6 +78,7 @@ impl Setup {
             credentials: Credentials::new(process, keep_groups)?,
             limits: credentials::limits(process.rlimits().as_ref())?,
             user_namespace: false,
+            born_inside: false,
             privileged: nix::unistd::geteuid().is_root(),
             oom_score_adj: oom_score_adj(process.oom_score_adj())?,
             umask: process.user().umask(),
@@ -115,6 +118,11 @@ impl Setup {
         self.user_namespace && self.privileged
     }
 
+    fn asks_for_limits(&self) -> bool {
+        let limits = self.limits_by_parent() && !self.limits.is_empty();
+        limits || self.oom_score_adj.is_some() && (self.limits_by_parent() || self.born_inside)
+    }
+
     /// Opens an ordinary user's process that waits for `start` to that user again: `exec` joins its
     /// namespaces, which takes the right to trace it, and only the host's root has that otherwise.
     pub fn show(&self) -> Result<()> {
@@ -126,7 +134,7 @@ impl Setup {
 
     /// First thing in the new process, while the host's /proc is at hand.
     pub fn set_own_oom_score(&self) -> Result<()> {
-        if self.limits_by_parent() { Ok(()) } else { self.set_oom_score("self") }
+        if self.limits_by_parent() || self.born_inside { Ok(()) } else { self.set_oom_score("self") }
     }
 
     fn set_oom_score(&self, process: &str) -> Result<()> {
@@ -172,10 +180,10 @@ impl Setup {
             self.load_filter(channel)?;
         }
         terminal::own_stdio(self.credentials.uid, self.terminal)?;
-        if !self.limits_by_parent() {
-            self.limits.iter().try_for_each(|limit| limit.apply(0))?;
-        } else if !self.limits.is_empty() || self.oom_score_adj.is_some() {
+        if self.asks_for_limits() {
             channel.ask(Kind::Limits, "")?;
+        } else {
+            self.limits.iter().try_for_each(|limit| limit.apply(0))?;
         }
         let missing = self.credentials.take()?;
         if missing != 0 {
