@@ -10,6 +10,7 @@ use crate::{hooks, log, sys};
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
 use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 use std::os::fd::{AsFd, OwnedFd};
@@ -50,6 +51,7 @@ pub fn create(plan: &mut Plan, container: &mut Container, gate: &Gate, mut super
         namespace.restore()?;
     }
     let mut conversation = cloned?;
+    conversation.hopping = hop;
     let made = conversation.serve_or_kill(|conversation, message| match message.kind {
         Kind::MapIds => plan.id_maps.write(conversation.pid, plan.privileged),
         Kind::JoinCgroup => {
@@ -83,6 +85,7 @@ pub fn exec(exec: &Exec, entry: Entry, gate: &Gate, mut supervisor: Option<&mut 
     let cloned = Conversation::start(0, entry, child);
     visit.map_or(Ok(()), exec_child::Visit::end)?;
     let mut conversation = cloned?;
+    conversation.hopping = hop;
     conversation.serve_or_kill(|conversation, message| match message.kind {
         Kind::JoinCgroup => exec.cgroup.attach(conversation.pid, &exec.sub_cgroups),
         Kind::Limits => exec.setup.limit(conversation.pid),
@@ -124,6 +127,8 @@ struct Conversation {
     pid: i32,
     pidfd: Option<OwnedFd>,
     hop: Option<i32>,
+    /// The child is a hop that has not made its process yet.
+    hopping: bool,
     /// The child needs no more answers.
     done: bool,
     /// The child has said that `execve` is next: end-of-file is success.
@@ -141,7 +146,9 @@ impl Conversation {
                 child(theirs, entry);
                 sys::exit_now(1)
             }
-            sys::Cloned::Parent(pid, pidfd) => Ok(Conversation { channel: ours, pid, pidfd, hop: None, done: false, executes: false }),
+            sys::Cloned::Parent(pid, pidfd) => {
+                Ok(Conversation { channel: ours, pid, pidfd, hop: None, hopping: false, done: false, executes: false })
+            }
         }
     }
 
@@ -161,7 +168,7 @@ impl Conversation {
 
     fn serve(&mut self, mut answer: impl FnMut(&mut Conversation, &mut Message) -> Result<()>) -> Result<()> {
         while !self.done {
-            let Some(mut message) = self.channel.receive().context("receive from the new process")? else {
+            let Some(mut message) = self.next_message()? else {
                 // execve closed its end; before that only death does.
                 return if self.executes { Ok(()) } else { Err(self.obituary()) };
             };
@@ -170,6 +177,7 @@ impl Conversation {
                 Kind::Warning => log::warn(&message.text),
                 Kind::Forked => {
                     self.hop = Some(self.pid);
+                    self.hopping = false;
                     self.pid = message.text.parse().context("the hop's answer")?;
                     self.pidfd = sys::pidfd_open(self.pid).ok();
                     self.channel.send(Kind::Done, "", None).context("answer the new process")?;
@@ -185,6 +193,21 @@ impl Conversation {
             }
         }
         Ok(())
+    }
+
+    /// The next message. As long as a hop is on its way its death must be looked for: the process that it
+    /// may have made waits with the channel open until we know of it.
+    fn next_message(&self) -> Result<Option<Message>> {
+        if self.hopping
+            && let Some(hop) = &self.pidfd
+        {
+            let mut fds = [PollFd::new(self.channel.as_fd(), PollFlags::POLLIN), PollFd::new(hop.as_fd(), PollFlags::POLLIN)];
+            while poll(&mut fds, PollTimeout::NONE) == Err(Errno::EINTR) {}
+            if fds[0].any() == Some(false) {
+                return Ok(None);
+            }
+        }
+        self.channel.receive().context("receive from the new process")
     }
 
     /// Why a child that said nothing is gone.

@@ -31,7 +31,7 @@ use crate::sys;
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, socketpair};
 use std::io::{IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// The longest text of a message, in bytes; a longer one is cut.
 const MAX_TEXT: usize = 4000;
@@ -152,6 +152,12 @@ impl Channel {
             Ok(1) if answer[0] == Kind::Done as u8 => Ok(()),
             _ => sys::exit_now(1),
         }
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

@@ -19,10 +19,11 @@ pub(super) const TOO_OLD: &str = "id-mapped mounts need Linux 5.12";
 /// A user namespace with that mapping. A short-lived child lends it its first breath; the
 /// descriptor keeps it. The caller needs the right to write the mapping.
 pub(super) fn user_namespace(uids: &[LinuxIdMapping], gids: &[LinuxIdMapping]) -> Result<OwnedFd> {
+    let parent = nix::unistd::getpid();
     match sys::clone(libc::CLONE_NEWUSER as u64, None).map_err(failed("clone(CLONE_NEWUSER) for the id map"))? {
         Cloned::Child => {
-            // Dies with its parent; waits to be killed.
-            if sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0).is_ok() {
+            // Dies with its parent, which may have died before the call; waits to be killed.
+            if sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0).is_ok() && nix::unistd::getppid() == parent {
                 nix::unistd::pause();
             }
             sys::exit_now(0)
