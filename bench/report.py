@@ -91,11 +91,13 @@ def times(view, steps, runtimes, spec):
 def ratios(view, steps, spec):
     rows = []
     what = "p50" if view == "v2" else "p10"
-    for command in COMMANDS:
-        step = steps.get(f"{spec}/{command}")
+    many = [k for k in steps if k.endswith("/list") and k.startswith("plain@")] if spec == "plain" else []
+    for command in COMMANDS + many:
+        step = steps.get(f"{spec}/{command}") or steps.get(command)
         if not step:
             continue
         s = Step(step, view)
+        command, name = ("list", f"list of {many[0][6:-5]}") if command in many else (command, command)
         ours, floor, rival = s.key("rrun"), s.key("floor"), s.key(RIVAL)
         apart = s.key("floor-sealed") - floor if command in SEALS and s.key("floor-sealed") and floor else 0
         least = ratio(ours - apart, floor) if ours else None
@@ -103,7 +105,7 @@ def ratios(view, steps, spec):
         met = [] if least is None else [least <= most_floor] if most_floor else []
         met += [] if ratio(ours, rival) is None else [ratio(ours, rival) <= most_rival]
         rows.append([
-            command, number(ratio(ours, floor)), number(least) if apart else "", number(most_floor, 1) if most_floor else "",
+            name, number(ratio(ours, floor)), number(least) if apart else "", number(most_floor, 1) if most_floor else "",
             number(ratio(ours, rival)), f"{most_rival:g}", "" if not met else "yes" if all(met) else "no",
             number(ratio(s.cpu("rrun"), s.cpu("floor"))), number(ratio(s.cpu("rrun"), s.cpu(RIVAL))),
             number(ratio(rival, floor)), number(ratio(s.key("runc"), floor))])
@@ -112,15 +114,15 @@ def ratios(view, steps, spec):
 
 
 def parts(view, steps):
-    """What protecting the binary and Docker's filter add."""
+    """What protecting the binary and Docker's filter add: CPU time, as neither waits for anything."""
     def added(to, base, runtime, other):
         if to in steps and base in steps:
-            a, b = Step(steps[to], view).key(runtime), Step(steps[base], view).key(other)
+            a, b = Step(steps[to], view).cpu(runtime), Step(steps[base], view).cpu(other)
             return None if a is None or b is None else a - b
     seals = [(c, added(f"plain/{c}", f"plain/{c}", "floor-sealed", "floor")) for c in SEALS]
-    yield "Protection of the binary, as the floor pays it: " + ", ".join(f"{c} {number(t)} ms" for c, t in seals if t is not None) + " (bar: 0.35 ms)."
+    yield "CPU time of the binary's protection, as the floor pays it: " + ", ".join(f"{c} {number(t)} ms" for c, t in seals if t is not None) + " (bar: 0.35 ms)."
     filters = [(r, added("docker/run", "unfiltered/run", r, r)) for r in COLOURS]
-    yield "Docker's seccomp profile adds to run: " + ", ".join(f"{r} {number(t)} ms" for r, t in filters if t is not None) + " (bar: 0.2 ms).\n"
+    yield "CPU time that Docker's seccomp profile adds to run: " + ", ".join(f"{r} {number(t)} ms" for r, t in filters if t is not None) + " (bar: 0.2 ms).\n"
 
 
 def costs(view, steps, runtimes, spec):
@@ -210,7 +212,7 @@ def plot(data):
     steps_of = [(v, spec, c) for v in data for spec in ("plain", "docker") for c in COMMANDS
                 if f"{spec}/{c}" in data[v] and (spec == "plain" or c in SEALS)]
     left, width, row, top = 190, 560, 22, 50
-    x = lambda value: left + width * log(max(value, 0.9) / 0.9) / log(30 / 0.9)
+    x = lambda value: left + width * log(min(max(value, 0.9), 30) / 0.9) / log(30 / 0.9)
     runtimes = [r for r in COLOURS if r != "floor" and any(r in s for v in data.values() for s in v.values())]
     height = top + row * (len(steps_of) + len(data)) + 40
     svg = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + 30} {height}" font-family="sans-serif" font-size="12">',
