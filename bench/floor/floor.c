@@ -31,7 +31,7 @@ struct floor f = {.root = "/run/floor", .cgroup = -1};
 static char *environment[] = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm", 0};
 static char **command, state_dir[512];
 static struct sock_filter filter[4096];
-static int filter_length, ready[2] = {-1, -1}, fifo_dir = -1;
+static int filter_length, container = -1, ready[2] = {-1, -1}, fifo_dir = -1;
 static char stack[64 * 1024] __attribute__((aligned(16)));
 
 void die(const char *what) {
@@ -151,6 +151,8 @@ static int exec_process(void *unused) {
   (void)unused;
   cgroups_join();
   mark("join cgroups");
+  // Not before: from inside the namespace the caller's own cgroup is out of sight, and moving is refused.
+  if (f.v2 && !skip("cgmnt")) CK(setns(container, CLONE_NEWCGROUP));
   CK(setsid());
   CK(chdir("/"));
   if (!skip("keyring")) syscall(SYS_keyctl, 1, "_ses");
@@ -306,15 +308,15 @@ static int run(void) {
 }
 
 static int exec(const struct record *r) {
-  int pidfd = syscall(SYS_pidfd_open, r->pid, 0);
-  CK(pidfd);
+  int pidfd;
+  CK(container = syscall(SYS_pidfd_open, r->pid, 0));
   if (!alive(r)) return 1;
   load_filter();
   cgroups_find();
   cgroups_open();
   if (f.v2) CK(f.cgroup = open(cgroup_path(0), O_PATH | O_DIRECTORY | O_CLOEXEC));
   mark("open cgroups");
-  CK(setns(pidfd, namespaces()));
+  CK(setns(container, namespaces()));
   mark("setns");
   int pid = spawn(CLONE_VFORK, &pidfd, exec_process);
   CK(pid);
