@@ -22,13 +22,13 @@ const fn budget(command: &'static str, calls: u64, faults: u64, programs: u64) -
 
 /// Nine v1 hierarchies with a controller or a name, and the unified one beside them.
 const V1: [Budget; 7] = [
-    budget("run", 516, 195, 3),
-    budget("create", 494, 187, 2),
-    budget("start", 36, 56, 1),
-    budget("state", 27, 52, 1),
-    budget("exec", 234, 190, 3),
-    budget("kill", 31, 54, 1),
-    budget("delete", 42, 55, 1),
+    budget("run", 495, 130, 3),
+    budget("create", 472, 124, 2),
+    budget("start", 36, 46, 1),
+    budget("state", 27, 45, 1),
+    budget("exec", 192, 110, 3),
+    budget("kill", 31, 45, 1),
+    budget("delete", 42, 46, 1),
 ];
 
 /// The unified hierarchy alone, driven by its files.
