@@ -3,12 +3,14 @@
 use super::protocol::{Channel, Kind};
 use super::{Gate, Setup, enter_cgroups, guard_against_orphaning};
 use crate::cgroups::{Cgroup, Entry};
-use crate::namespaces::{self, NEWPID, NEWUSER};
+use crate::namespaces::{self, NEWCGROUP, NEWPID, NEWUSER};
 use crate::rootfs::Root;
 use crate::sys;
 use crate::user_ns::IdMaps;
 use anyhow::{Context, Result};
 use nix::libc;
+use nix::sched::{CloneFlags, setns};
+use std::fs::File;
 use std::os::fd::OwnedFd;
 
 /// What `exec` will do.
@@ -44,13 +46,12 @@ impl Exec {
         !self.parent_enters() && self.kinds & (NEWPID | NEWUSER) != 0
     }
 
-    fn join(&self) -> Result<()> {
-        namespaces::join_process(self.pidfd.as_ref(), self.pid, self.kinds)
-    }
-
     /// Enters the container: its cgroups, then its namespaces (the PID namespace for the next clone).
-    fn enter(&self, channel: &Channel, entry: Entry) -> Result<()> {
+    fn enter(&self, channel: &Channel, entry: Entry, visit: Option<&Visit>) -> Result<()> {
         enter_cgroups(channel, entry)?;
+        if let Some(visit) = visit {
+            return visit.follow();
+        }
         if self.kinds & NEWUSER != 0 {
             super::drop_groups()?;
         }
@@ -62,44 +63,65 @@ impl Exec {
     }
 }
 
-/// What [`Exec::parent_enters`] has changed, put back: a descriptor of the parent's mount namespace is
-/// all it takes, and no folder of the host is open meanwhile.
+/// The parent's stay in the container: two namespaces are open meanwhile, and no folder of the host.
 #[derive(Debug)]
 pub(super) struct Visit {
-    home: std::fs::File,
+    /// The way back.
+    home: File,
+    /// The container's cgroup namespace, for the new process alone: seen from inside it, the kernel does
+    /// not find the cgroup that the parent is in, and refuses to clone from there into another.
+    cgroups: Option<File>,
 }
 
 impl Visit {
     /// Enters the container's namespaces (its PID namespace for the next clone).
     pub(super) fn begin(exec: &Exec) -> Result<Visit> {
-        const OWN: &str = "/proc/self/ns/mnt";
-        let home = std::fs::File::open(OWN).context(OWN)?;
+        let open = |path: String| File::open(&path).context(path);
+        let home = open("/proc/self/ns/mnt".to_owned())?;
+        let in_cgroups = exec.kinds & NEWCGROUP != 0;
+        let cgroups = in_cgroups.then(|| open(format!("/proc/{}/ns/cgroup", exec.pid))).transpose()?;
         super::hide()?;
-        exec.join()?;
-        Ok(Visit { home })
+        namespaces::join_process(exec.pidfd.as_ref(), exec.pid, exec.kinds & !NEWCGROUP)?;
+        Ok(Visit { home, cgroups })
+    }
+
+    /// In the new process, once it is in the container's cgroups.
+    fn follow(&self) -> Result<()> {
+        let Some(cgroups) = &self.cgroups else { return Ok(()) };
+        setns(cgroups, CloneFlags::CLONE_NEWCGROUP).context("setns to the container's cgroup namespace")
     }
 
     /// Back to the host's files; the other namespaces matter to nothing that the parent still does.
     pub(super) fn end(self) -> Result<()> {
-        nix::sched::setns(&self.home, nix::sched::CloneFlags::CLONE_NEWNS).context("setns back to the runtime's own mount namespace")
+        setns(&self.home, CloneFlags::CLONE_NEWNS).context("setns back to the runtime's own mount namespace")
     }
 }
 
+/// Who made the process.
+#[derive(Debug)]
+pub(super) enum Origin<'a> {
+    /// The parent, perhaps from inside the container.
+    Parent(Option<&'a Visit>),
+    /// The hop, from inside the container.
+    Hop,
+}
+
 /// Becomes the process. Never returns: what goes wrong is told to the parent.
-pub(super) fn main(exec: &Exec, channel: Channel, entry: Entry, gate: &Gate, hopped: bool) -> ! {
-    let Err(error) = steps(exec, &channel, entry, gate, hopped);
+pub(super) fn main(exec: &Exec, channel: Channel, entry: Entry, gate: &Gate, from: Origin<'_>) -> ! {
+    let Err(error) = steps(exec, &channel, entry, gate, from);
     let _ = channel.tell(Kind::Failed, &crate::log::message(&error));
     sys::exit_now(1)
 }
 
-fn steps(exec: &Exec, channel: &Channel, entry: Entry, gate: &Gate, hopped: bool) -> Result<std::convert::Infallible> {
+fn steps(exec: &Exec, channel: &Channel, entry: Entry, gate: &Gate, from: Origin<'_>) -> Result<std::convert::Infallible> {
     guard_against_orphaning(gate)?;
-    if hopped {
-        super::wait_until_known(channel)?;
-    } else {
-        exec.setup.set_own_oom_score()?;
-        super::hide()?;
-        exec.enter(channel, entry)?;
+    match from {
+        Origin::Hop => super::wait_until_known(channel)?,
+        Origin::Parent(visit) => {
+            exec.setup.set_own_oom_score()?;
+            super::hide()?;
+            exec.enter(channel, entry, visit)?;
+        }
     }
     exec.setup.scheduling.apply_final_affinity()?;
     exec.setup.begin()?;
@@ -118,7 +140,7 @@ fn steps(exec: &Exec, channel: &Channel, entry: Entry, gate: &Gate, hopped: bool
 /// The hop: see [`Exec::needs_hop`].
 pub(super) fn hop(exec: &Exec, channel: Channel, entry: Entry, gate: &Gate) -> ! {
     match hop_steps(exec, &channel, entry, gate) {
-        Ok(sys::Cloned::Child) => main(exec, channel, Entry::None, gate, true),
+        Ok(sys::Cloned::Child) => main(exec, channel, Entry::None, gate, Origin::Hop),
         Ok(sys::Cloned::Parent(pid, _)) => {
             let sent = channel.tell(Kind::Forked, &pid.to_string());
             sys::exit_now(i32::from(sent.is_err()))
@@ -134,6 +156,6 @@ fn hop_steps(exec: &Exec, channel: &Channel, entry: Entry, gate: &Gate) -> Resul
     guard_against_orphaning(gate)?;
     exec.setup.set_own_oom_score()?;
     super::hide()?;
-    exec.enter(channel, entry)?;
+    exec.enter(channel, entry, None)?;
     sys::clone(libc::CLONE_PARENT as u64, None).context("clone3 of the process")
 }

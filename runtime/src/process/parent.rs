@@ -78,10 +78,11 @@ pub fn create(plan: &mut Plan, container: &mut Container, gate: &Gate, mut super
 pub fn exec(exec: &Exec, entry: Entry, gate: &Gate, mut supervisor: Option<&mut Supervisor>) -> Result<Made> {
     let hop = exec.needs_hop();
     exec.setup.scheduling.apply_initial_affinity()?;
-    let child = |channel, entry| {
-        if hop { exec_child::hop(exec, channel, entry, gate) } else { exec_child::main(exec, channel, entry, gate, false) }
-    };
     let visit = exec.parent_enters().then(|| exec_child::Visit::begin(exec)).transpose()?;
+    let child = |channel, entry| match hop {
+        true => exec_child::hop(exec, channel, entry, gate),
+        false => exec_child::main(exec, channel, entry, gate, exec_child::Origin::Parent(visit.as_ref())),
+    };
     let cloned = Conversation::start(0, entry, child);
     visit.map_or(Ok(()), exec_child::Visit::end)?;
     let mut conversation = cloned?;
