@@ -80,6 +80,44 @@ fn create_killed_at_every_call_4() {
     sweep(4, 4);
 }
 
+/// Kills `start`, `exec` and `delete` at every third of their calls; afterwards the container can be
+/// removed whole.
+#[test]
+fn other_commands_killed_on_the_way() {
+    let rt = Runtime::new();
+    require!(rt.kind() == Kind::Rrun, "rrun: a peer's process may be more than one thread");
+    require!(tracer(), "strace, and leave to trace");
+    let (program, root) = (program().0.display().to_string(), rt.root().display().to_string());
+    let step = if host::is_user_mode() { 25 } else { 3 };
+    for (command, args) in [("start", &[][..]), ("exec", &["/probe", "sleep"]), ("delete", &[])] {
+        for n in (1..).step_by(step) {
+            let c = rt.container(rt.bundle().args(["/probe", "sleep"]));
+            c.create().ok();
+            match command {
+                "exec" => drop(c.call(["start"]).ok()),
+                "delete" => {
+                    c.call(["start"]).ok();
+                    c.kill("KILL").ok();
+                    c.wait_status("stopped");
+                }
+                _ => (),
+            }
+            let inject = format!("inject=all:signal=KILL:when={n}");
+            let mut line = vec!["strace", "-o", "/dev/null", "-e", &inject, &program, "--root", &root, command];
+            if command == "exec" {
+                line.push("--detach");
+            }
+            line.push(&c.id);
+            line.extend(args);
+            let done = rt.shell("exec \"$@\"", &line).run();
+            force_removes_all(&rt, &c, &format!("call {n} of {command}"));
+            if done.code() == 0 {
+                break;
+            }
+        }
+    }
+}
+
 /// Calls that the child alone makes on its way to be the container.
 const CHILD: [&str; 9] = ["sethostname", "pivot_root", "move_mount", "fsmount", "mount_setattr", "mkdirat", "fchdir", "capset", "chdir"];
 

@@ -70,7 +70,8 @@ pub(crate) fn roots(seconds: u64, path: &str) {
     let (mut found, mut looked) = (BTreeSet::new(), 0u64);
     println!("ready");
     while Instant::now() < end {
-        for pid in next..next + 4 {
+        let first = next;
+        for pid in first..first + 4 {
             for way in ["root", "cwd", "fd/3", "fd/4", "fd/5", "fd/6", "fd/7", "fd/8", "fd/9", "fd/10"] {
                 looked += 1;
                 if fs::metadata(format!("/proc/{pid}/{way}/../../../../../..{path}")).is_ok() {
