@@ -6,7 +6,6 @@ use crate::cgroups::{Cgroup, Entry};
 use crate::namespaces::{self, NEWCGROUP, NEWPID, NEWUSER};
 use crate::rootfs::Root;
 use crate::sys;
-use crate::user_ns::IdMaps;
 use anyhow::{Context, Result};
 use nix::libc;
 use nix::sched::{CloneFlags, setns};
@@ -57,7 +56,7 @@ impl Exec {
         }
         namespaces::join_process(self.pidfd.as_ref(), self.pid, self.kinds)?;
         if self.kinds & NEWUSER != 0 {
-            super::become_root(&IdMaps::default())?;
+            super::become_root()?;
         }
         Ok(())
     }
@@ -139,17 +138,8 @@ fn steps(exec: &Exec, channel: &Channel, entry: Entry, gate: &Gate, from: Origin
 
 /// The hop: see [`Exec::needs_hop`].
 pub(super) fn hop(exec: &Exec, channel: Channel, entry: Entry, gate: &Gate) -> ! {
-    match hop_steps(exec, &channel, entry, gate) {
-        Ok(sys::Cloned::Child) => main(exec, channel, Entry::None, gate, Origin::Hop),
-        Ok(sys::Cloned::Parent(pid, _)) => {
-            let sent = channel.tell(Kind::Forked, &pid.to_string());
-            sys::exit_now(i32::from(sent.is_err()))
-        }
-        Err(error) => {
-            let _ = channel.tell(Kind::Failed, &crate::log::message(&error));
-            sys::exit_now(1)
-        }
-    }
+    let made = hop_steps(exec, &channel, entry, gate);
+    super::leave_hop(channel, made, |channel| main(exec, channel, Entry::None, gate, Origin::Hop))
 }
 
 fn hop_steps(exec: &Exec, channel: &Channel, entry: Entry, gate: &Gate) -> Result<sys::Cloned> {

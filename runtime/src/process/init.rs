@@ -97,24 +97,14 @@ fn enter_user_namespace(plan: &Plan, channel: &Channel) -> Result<()> {
         return Ok(());
     }
     channel.ask(Kind::MapIds, "")?;
-    super::become_root(&plan.id_maps)
+    super::become_root()
 }
 
 /// The hop: joins and makes what init cannot enter by itself, clones init as its own sibling, tells
 /// the parent, and leaves. See [`crate::namespaces::Namespaces::needs_hop`].
 pub(super) fn hop(plan: &Plan, channel: Channel, entry: Entry, gate: &Gate) -> ! {
     let made = hop_steps(plan, &channel, entry, gate);
-    match made {
-        Ok(sys::Cloned::Child) => main(plan, channel, Entry::None, gate, true),
-        Ok(sys::Cloned::Parent(pid, _)) => {
-            let sent = channel.tell(Kind::Forked, &pid.to_string());
-            sys::exit_now(i32::from(sent.is_err()))
-        }
-        Err(error) => {
-            let _ = channel.tell(Kind::Failed, &crate::log::message(&error));
-            sys::exit_now(1)
-        }
-    }
+    super::leave_hop(channel, made, |channel| main(plan, channel, Entry::None, gate, true))
 }
 
 fn hop_steps(plan: &Plan, channel: &Channel, entry: Entry, gate: &Gate) -> Result<sys::Cloned> {
@@ -132,7 +122,7 @@ fn hop_steps(plan: &Plan, channel: &Channel, entry: Entry, gate: &Gate) -> Resul
     }
     namespaces.join(|_| true)?;
     if namespaces.joins(NEWUSER) {
-        super::become_root(&plan.id_maps)?;
+        super::become_root()?;
     }
     if new_user {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER).context("linux.namespaces: unshare of the user namespace")?;

@@ -22,7 +22,6 @@ use crate::container::Record;
 use crate::rootfs::Root;
 use crate::sys;
 use crate::terminal;
-use crate::user_ns::IdMaps;
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::libc;
@@ -94,6 +93,19 @@ fn drop_groups() -> Result<()> {
     }
 }
 
+/// The end of a hop: the process that it made goes on, and the hop tells its number and leaves.
+fn leave_hop(channel: Channel, made: Result<sys::Cloned>, go_on: impl FnOnce(Channel)) -> ! {
+    let told = match made {
+        Ok(sys::Cloned::Child) => {
+            go_on(channel);
+            sys::exit_now(1)
+        }
+        Ok(sys::Cloned::Parent(pid, _)) => channel.tell(Kind::Forked, &pid.to_string()),
+        Err(error) => channel.tell(Kind::Failed, &crate::log::message(&error)).and(Err(Errno::ECANCELED)),
+    };
+    sys::exit_now(i32::from(told.is_err()))
+}
+
 /// A process that a hop made: waits until the parent has learnt its number, which all answers are for.
 fn wait_until_known(channel: &Channel) -> Result<()> {
     match channel.receive()? {
@@ -138,7 +150,7 @@ fn enter_cgroups(channel: &Channel, entry: Entry) -> Result<()> {
 }
 
 /// Becomes user and group 0 of the user namespace, where it maps them.
-fn become_root(maps: &IdMaps) -> Result<()> {
+fn become_root() -> Result<()> {
     for (result, what) in [(sys::setresgid(0), "setresgid(0)"), (sys::setresuid(0), "setresuid(0)")] {
         match result {
             // Not mapped: the capabilities of the namespace's maker are enough.
@@ -146,7 +158,6 @@ fn become_root(maps: &IdMaps) -> Result<()> {
             other => other.with_context(|| format!("become root in the user namespace: {what}"))?,
         }
     }
-    let _ = maps;
     Ok(())
 }
 
