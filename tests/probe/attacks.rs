@@ -70,8 +70,8 @@ pub(crate) fn roots(seconds: u64, path: &str) {
     let (mut found, mut looked) = (BTreeSet::new(), 0u64);
     println!("ready");
     while Instant::now() < end {
-        let first = next;
-        for pid in first..first + 4 {
+        let mut newest = next;
+        for pid in next..next + 4 {
             for way in ["root", "cwd", "fd/3", "fd/4", "fd/5", "fd/6", "fd/7", "fd/8", "fd/9", "fd/10"] {
                 looked += 1;
                 if fs::metadata(format!("/proc/{pid}/{way}/../../../../../..{path}")).is_ok() {
@@ -79,9 +79,10 @@ pub(crate) fn roots(seconds: u64, path: &str) {
                 }
             }
             if fs::metadata(format!("/proc/{pid}")).is_ok() {
-                next = pid;
+                newest = pid;
             }
         }
+        next = newest;
     }
     println!("{}", object([("found", list(found.into_iter().map(string))), ("looked", looked.to_string())]));
 }
