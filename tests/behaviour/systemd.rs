@@ -109,12 +109,8 @@ fn annotations_become_properties() {
 fn a_path_that_is_no_scope_is_refused() {
     require!(usable(), "systemd");
     let rt = Runtime::systemd();
-    let paths = [
-        ("/absolute/path", "/absolute/path"),
-        ("a:b", "a:b"),
-        ("not-a-slice:rrun:x", "not-a-slice"),
-        ("system.slice:rrun:", "system.slice:rrun:"),
-    ];
+    let paths =
+        [("/absolute/path", "/absolute/path"), ("a:b", "a:b"), ("not-a-slice:rrun:x", "not-a-slice"), ("system.slice:rrun:", "scope")];
     for (path, word) in paths {
         let c = rt.container(rt.bundle().set("/linux/cgroupsPath", json!(path)));
         let done = c.create();

@@ -23,6 +23,7 @@ pub fn run(globals: &Globals, args: &Create) -> Result<i32> {
 /// Makes the container: validate, reserve, make, and on any error unmake all of it. With `gated` its
 /// process waits for `start`; without a supervisor nobody stays to relay its terminal.
 pub(super) fn make(globals: &Globals, args: &Create, gated: bool, supervisor: Option<&mut Supervisor>) -> Result<(Container, Plan, Made)> {
+    container::check_id(&args.id)?;
     let dir = args.bundle.as_deref().unwrap_or(Path::new("."));
     let bundle = Bundle::load(dir, args.config.as_deref())?;
     let mut plan = Plan::new(globals, args, &bundle).map_err(|e| taken(globals, &args.id).unwrap_or(e))?;
@@ -43,7 +44,7 @@ pub(super) fn make(globals: &Globals, args: &Create, gated: bool, supervisor: Op
 
 /// A container of that id explains every other error: its cgroup is not empty, for instance.
 fn taken(globals: &Globals, id: &str) -> Option<anyhow::Error> {
-    (container::check_id(id).is_ok() && globals.root.join(id).exists()).then(|| container::Error::AlreadyExists.into())
+    globals.root.join(id).exists().then(|| container::Error::AlreadyExists.into())
 }
 
 fn fill(
