@@ -7,10 +7,11 @@ use crate::namespaces::{self, NEWCGROUP, NEWPID, NEWUSER};
 use crate::rootfs::Root;
 use crate::sys;
 use anyhow::{Context, Result};
+use nix::errno::Errno;
 use nix::libc;
 use nix::sched::{CloneFlags, setns};
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 /// What `exec` will do.
 #[derive(Debug)]
@@ -82,6 +83,26 @@ impl Visit {
         super::hide()?;
         namespaces::join_process(exec.pidfd.as_ref(), exec.pid, exec.kinds & !NEWCGROUP)?;
         Ok(Visit { home, cgroups })
+    }
+
+    /// The cgroup to clone into, as the new process may hold it: on a mount of its own, from which no `..`
+    /// leads to the host's files, and read-only. Kernels that cannot clone into a cgroup (before 5.7)
+    /// may lack these calls too; there the folder is not handed on.
+    pub(super) fn confine(entry: Entry) -> Result<Entry> {
+        let Entry::Into(folder) = &entry else { return Ok(entry) };
+        let confined = sys::open_tree(folder.as_fd(), c"", sys::OPEN_TREE_CLONE | sys::AT_EMPTY_PATH).and_then(|mount| {
+            const MOUNT_ATTR_RDONLY: u64 = 1;
+            let read_only = sys::MountAttr { set: MOUNT_ATTR_RDONLY, ..sys::MountAttr::default() };
+            sys::mount_setattr(mount.as_fd(), false, &read_only).map(|()| mount)
+        });
+        match confined {
+            Ok(mount) => Ok(Entry::Into(mount)),
+            Err(Errno::ENOSYS) => {
+                let procs = sys::openat(folder.as_fd(), c"cgroup.procs", libc::O_WRONLY, 0).context("open cgroup.procs")?;
+                Ok(Entry::Write(vec![procs]))
+            }
+            Err(errno) => Err(errno).context("open_tree of the container's cgroup"),
+        }
     }
 
     /// In the new process, once it is in the container's cgroups.
