@@ -3,7 +3,7 @@
 //! The program asks for the architecture, then searches one balanced tree over the runs of
 //! system call numbers with the same answer; the checks of arguments hang below as leaves. That
 //! layout, not the number of rules, decides how long the kernel takes to load it. Called by
-//! [`super::compile`] once the profile's actions are known to be sound.
+//! [`super::compile()`] once the profile's actions are known to be sound.
 
 use super::assemble::{Assembler, Run, Target};
 use super::names::{self, AUDIT_ARCH_X86_64, Architecture, Number, X32_BIT};
