@@ -4,7 +4,7 @@ use crate::sys;
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns, unshare};
-use oci_spec::runtime::{Linux, LinuxNamespaceType};
+use oci_spec::runtime::Linux;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
@@ -217,11 +217,6 @@ impl Borrowed {
 /// (`PROC_USER_INIT_INO`).
 pub fn in_initial_user_namespace() -> bool {
     std::fs::read_link("/proc/self/ns/user").is_ok_and(|link| link.as_os_str() == "user:[4026531837]")
-}
-
-/// Whether the configuration asks for a namespace of this type, new or joined.
-pub fn wants(linux: Option<&Linux>, kind: LinuxNamespaceType) -> bool {
-    linux.and_then(|l| l.namespaces().as_ref()).is_some_and(|all| all.iter().any(|n| n.typ() == kind))
 }
 
 fn time_offsets(linux: &Linux) -> Result<String> {

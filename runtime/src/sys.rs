@@ -335,12 +335,6 @@ pub fn seccomp_load(program: &[libc::sock_filter], flags: u32) -> Result<Option<
     Ok((flags & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as u32 != 0).then(|| unsafe { OwnedFd::from_raw_fd(ret as RawFd) }))
 }
 
-/// `seccomp(SECCOMP_GET_ACTION_AVAIL)`: whether the kernel knows this filter return value.
-pub fn seccomp_action_available(action: u32) -> bool {
-    // SAFETY: the kernel reads one u32.
-    unsafe { libc::syscall(libc::SYS_seccomp, 2, 0, &raw const action) == 0 }
-}
-
 /// libseccomp's token of the architecture it was built for.
 pub fn seccomp_native_arch() -> u32 {
     // SAFETY: takes nothing and reads a constant.
@@ -479,14 +473,6 @@ pub fn unlock_pty(master: BorrowedFd<'_>) -> Result<()> {
     // SAFETY: the kernel reads one int.
     check(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &raw const zero) } as c_long)?;
     Ok(())
-}
-
-/// `ioctl(TIOCGPTN)`: the number N of the slave `/dev/pts/N`.
-pub fn pty_number(master: BorrowedFd<'_>) -> Result<u32> {
-    let mut n: c_uint = 0;
-    // SAFETY: the kernel writes one unsigned int.
-    check(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTN, &raw mut n) } as c_long)?;
-    Ok(n)
 }
 
 /// `ioctl(TIOCGPTPEER)`: opens the slave of a pty master without a path (Linux 4.13).

@@ -1,6 +1,8 @@
 //! The ways into a container's cgroups, for its init and for `exec`.
 
 use super::*;
+use crate::sys;
+use std::os::fd::AsFd;
 
 impl Cgroup {
     /// The way in for `exec`. `sub` are the values of `--cgroup`: `[CONTROLLER[,…]:]PATH` below the
@@ -26,11 +28,6 @@ impl Cgroup {
             }
         }
         self.entry_into(&[])
-    }
-
-    /// [`Entry::Write`] for a kernel that cannot clone into a cgroup (before Linux 5.7).
-    pub fn entry_by_write(&self) -> Result<Entry> {
-        self.procs(&[])
     }
 
     pub(super) fn entry_into(&self, sub: &[String]) -> Result<Entry> {
@@ -60,6 +57,25 @@ impl Cgroup {
             files.push(file.with_context(|| format!("open {}", path.display()))?);
         }
         Ok(if files.is_empty() { Entry::None } else { Entry::Write(files) })
+    }
+}
+
+impl Entry {
+    /// [`Entry::Write`] in place of [`Entry::Into`]: for a kernel that cannot clone into a cgroup (before
+    /// Linux 5.7, or a filter around us that denies clone3). A folder on a read-only mount of its own,
+    /// as exec has it, is made writable for that; it is gone with the answer.
+    pub fn by_write(self) -> Result<Entry> {
+        let Entry::Into(folder) = self else { return Ok(self) };
+        let open = || sys::openat(folder.as_fd(), c"cgroup.procs", nix::libc::O_WRONLY, 0);
+        let procs = match open() {
+            Err(Errno::EROFS) => {
+                const MOUNT_ATTR_RDONLY: u64 = 1;
+                let writable = sys::MountAttr { clear: MOUNT_ATTR_RDONLY, ..sys::MountAttr::default() };
+                sys::mount_setattr(folder.as_fd(), false, &writable).and_then(|()| open())
+            }
+            other => other,
+        };
+        Ok(Entry::Write(vec![procs.context("open cgroup.procs")?]))
     }
 }
 

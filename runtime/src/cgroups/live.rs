@@ -45,7 +45,7 @@ fn resources(json: &str) -> LinuxResources {
 
 fn sleeper(cgroup: &Cgroup) -> Child {
     let child = Command::new("sleep").arg("60").spawn().unwrap();
-    let Entry::Write(files) = cgroup.entry_by_write().unwrap() else { panic!("no files") };
+    let Entry::Write(files) = cgroup.entry(&[], 0).and_then(Entry::by_write).unwrap() else { panic!("no files") };
     for file in &files {
         folder::write_once(file, &child.id().to_string()).unwrap();
     }
@@ -248,7 +248,7 @@ fn opens(cgroup: Option<&Cgroup>, device: &str) -> bool {
         .spawn()
         .unwrap();
     if let Some(cgroup) = cgroup {
-        let Entry::Write(files) = cgroup.entry_by_write().unwrap() else { panic!("no files") };
+        let Entry::Write(files) = cgroup.entry(&[], 0).and_then(Entry::by_write).unwrap() else { panic!("no files") };
         files.iter().for_each(|file| folder::write_once(file, &child.id().to_string()).unwrap());
     }
     child.stdin.take().unwrap().write_all(b"go\n").unwrap();

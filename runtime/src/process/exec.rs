@@ -97,10 +97,7 @@ impl Visit {
         });
         match confined {
             Ok(mount) => Ok(Entry::Into(mount)),
-            Err(Errno::ENOSYS) => {
-                let procs = sys::openat(folder.as_fd(), c"cgroup.procs", libc::O_WRONLY, 0).context("open cgroup.procs")?;
-                Ok(Entry::Write(vec![procs]))
-            }
+            Err(Errno::ENOSYS) => entry.by_write(),
             Err(errno) => Err(errno).context("open_tree of the container's cgroup"),
         }
     }
@@ -138,7 +135,7 @@ fn steps(exec: &Exec, channel: &Channel, entry: Entry, gate: &Gate, from: Origin
     match from {
         Origin::Hop => super::wait_until_known(channel)?,
         Origin::Parent(visit) => {
-            exec.setup.set_own_oom_score()?;
+            exec.setup.set_own_oom_score(channel)?;
             super::hide()?;
             exec.enter(channel, entry, visit)?;
         }
@@ -165,7 +162,7 @@ pub(super) fn hop(exec: &Exec, channel: Channel, entry: Entry, gate: &Gate) -> !
 
 fn hop_steps(exec: &Exec, channel: &Channel, entry: Entry, gate: &Gate) -> Result<sys::Cloned> {
     guard_against_orphaning(gate)?;
-    exec.setup.set_own_oom_score()?;
+    exec.setup.set_own_oom_score(channel)?;
     super::hide()?;
     exec.enter(channel, entry, None)?;
     sys::clone(libc::CLONE_PARENT as u64, None).context("clone3 of the process")

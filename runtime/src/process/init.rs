@@ -35,10 +35,10 @@ fn steps(
     late: &mut Option<OwnedFd>,
 ) -> Result<std::convert::Infallible> {
     guard_against_orphaning(gate)?;
-    plan.setup.set_own_oom_score()?;
     if hopped {
         super::wait_until_known(channel)?;
     } else {
+        plan.setup.set_own_oom_score(channel)?;
         enter_cgroups(channel, entry)?;
         enter_user_namespace(plan, channel)?;
         super::hide()?;
@@ -109,6 +109,7 @@ pub(super) fn hop(plan: &Plan, channel: Channel, entry: Entry, gate: &Gate) -> !
 
 fn hop_steps(plan: &Plan, channel: &Channel, entry: Entry, gate: &Gate) -> Result<sys::Cloned> {
     guard_against_orphaning(gate)?;
+    plan.setup.set_own_oom_score(channel)?;
     enter_cgroups(channel, entry)?;
     let namespaces = &plan.namespaces;
     let new_user = namespaces.new & NEWUSER != 0;

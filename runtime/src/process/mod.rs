@@ -114,7 +114,7 @@ fn wait_until_known(channel: &Channel) -> Result<()> {
     }
 }
 
-/// The last question: the parent applies limits and saves the record. From its answer on this process
+/// The last question: the parent saves the record. From its answer on this process
 /// may outlive it; should it die before, the end-of-file ends this process (the signal could still
 /// come after the answer).
 fn release(channel: &Channel) -> Result<()> {

@@ -231,9 +231,7 @@ fn clone_into(flags: u64, entry: Entry) -> Result<(sys::Cloned, Entry)> {
     let cgroup = if let Entry::Into(fd) = &entry { Some(fd.as_fd()) } else { None };
     match sys::clone(flags, cgroup) {
         Err(Errno::ENOSYS | Errno::E2BIG | Errno::EINVAL) if cgroup.is_some() => {
-            let Entry::Into(folder) = &entry else { bail!("clone3 into a cgroup without one") };
-            let procs = sys::openat(folder.as_fd(), c"cgroup.procs", libc::O_WRONLY, 0).context("open cgroup.procs")?;
-            let entry = Entry::Write(vec![procs]);
+            let entry = entry.by_write()?;
             Ok((sys::clone(flags, None).map_err(explain_clone)?, entry))
         }
         other => Ok((other.map_err(explain_clone)?, entry)),

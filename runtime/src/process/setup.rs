@@ -108,7 +108,9 @@ impl Setup {
 
     /// Sets the OOM score and resource limits of process `pid`, where it is not to do it itself.
     pub fn limit(&self, pid: i32) -> Result<()> {
-        self.set_oom_score(&pid.to_string())?;
+        if let Some(warning) = self.set_oom_score(&pid.to_string())? {
+            log::warn(warning);
+        }
         self.limits.iter().try_for_each(|limit| limit.apply(pid))
     }
 
@@ -133,19 +135,25 @@ impl Setup {
     }
 
     /// First thing in the new process, while the host's /proc is at hand.
-    pub fn set_own_oom_score(&self) -> Result<()> {
-        if self.limits_by_parent() || self.born_inside { Ok(()) } else { self.set_oom_score("self") }
+    pub fn set_own_oom_score(&self, channel: &Channel) -> Result<()> {
+        if self.limits_by_parent() || self.born_inside {
+            return Ok(());
+        }
+        match self.set_oom_score("self")? {
+            Some(warning) => Ok(channel.tell(Kind::Warning, &warning)?),
+            None => Ok(()),
+        }
     }
 
-    fn set_oom_score(&self, process: &str) -> Result<()> {
-        let Some(score) = self.oom_score_adj else { return Ok(()) };
+    /// The answer is a warning, where it stays as it is.
+    fn set_oom_score(&self, process: &str) -> Result<Option<String>> {
+        let Some(score) = self.oom_score_adj else { return Ok(None) };
         let path = format!("/proc/{process}/oom_score_adj");
         match std::fs::write(&path, score.to_string()) {
             Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied && !namespaces::in_initial_user_namespace() => {
-                log::warn(format!("process.oomScoreAdj: {score} needs CAP_SYS_RESOURCE, left as it is"));
-                Ok(())
+                Ok(Some(format!("process.oomScoreAdj: {score} needs CAP_SYS_RESOURCE, left as it is")))
             }
-            other => other.with_context(|| format!("process.oomScoreAdj: write {score} to {path}")),
+            other => other.map(|()| None).with_context(|| format!("process.oomScoreAdj: write {score} to {path}")),
         }
     }
 
