@@ -1,1 +1,17 @@
-//! The CRI v1 interface of `rrun-cri`: the place of its generated messages. Nothing is generated yet.
+//! The protocols of `rrun-cri`, server and client side, generated from the `.proto` files beside `src`.
+//!
+//! The generated code is checked in, so that building needs no protocol compiler; `tests/regenerate.rs`
+//! makes it anew and compares. Messages carry serde's traits, for records and verbose answers as JSON.
+
+/// The Container Runtime Interface, v1 (`runtime/v1/api.proto`).
+pub mod v1 {
+    #![allow(missing_docs, unreachable_pub, clippy::all)]
+    include!("gen/runtime.v1.rs");
+
+    /// Never shows what is in it: it would end in a log.
+    impl std::fmt::Debug for AuthConfig {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.debug_struct("AuthConfig").field("server_address", &self.server_address).finish_non_exhaustive()
+        }
+    }
+}
