@@ -3,4 +3,5 @@
 //! Its memory is a cache: what it needs is on disk before it is acknowledged, and it may be killed at any moment.
 
 pub mod config;
+pub mod containers;
 pub mod error;

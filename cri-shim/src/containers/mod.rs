@@ -1,0 +1,3 @@
+//! Containers: what one is made of, and its life.
+
+pub mod oci;
