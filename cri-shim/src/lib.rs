@@ -5,3 +5,4 @@
 pub mod config;
 pub mod containers;
 pub mod error;
+pub mod monitor;

@@ -1,0 +1,6 @@
+//! What the daemon and a pod's monitor share: the wire format. `src/main.rs` is the monitor itself.
+
+pub mod messages;
+pub mod pins;
+pub mod socket;
+pub mod wire;

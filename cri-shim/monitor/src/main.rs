@@ -1,0 +1,3 @@
+//! The monitor of a pod.
+
+fn main() {}
