@@ -263,7 +263,7 @@ impl Monitor {
         let (_, mut fds) = self.connection.ask::<_, m::Attached>(&request, &[]).await?;
         let session = fds.take_fd(Role::Session).ok_or(Malformed("an attach without its socket"))?;
         rustix::io::ioctl_fionbio(&session, true).map_err(|e| Error::Io("attach", e.into()))?;
-        let session = AsyncFd::register_with_interest(session, Interest::READABLE).map_err(|e| Error::Io("attach", e))?;
+        let session = watch(session).map_err(|e| Error::Io("attach", e))?;
         Ok(Attachment { session, stdin: fds.take_fd(Role::Stdin) })
     }
 
@@ -342,6 +342,12 @@ impl Monitor {
     async fn ask<M: Message, A: Message>(&self, request: &M, fds: &[(Role, BorrowedFd<'_>)]) -> Result<A> {
         Ok(self.connection.ask(request, fds).await?.0)
     }
+}
+
+/// The descriptor, watched by the running reactor: also for the ends of an [`ExecProcess`].
+#[allow(deprecated, reason = "its unsafe successor exists for types whose descriptor may change: an OwnedFd's cannot")]
+pub fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::new(fd)
 }
 
 /// Sets the size of a terminal by its master: an exec's, or a container's.
@@ -438,7 +444,7 @@ struct Waiting {
 
 impl Connection {
     fn open(socket: OwnedFd) -> Result<(Arc<Open>, Events)> {
-        let socket = AsyncFd::register(socket).map_err(|e| Error::Io("the pod's monitor", e))?;
+        let socket = watch(socket).map_err(|e| Error::Io("the pod's monitor", e))?;
         let connection = Arc::new(Connection { socket, next: AtomicU32::new(1), waiting: Mutex::default() });
         let (sender, events) = mpsc::unbounded_channel();
         let reader = Arc::clone(&connection);
