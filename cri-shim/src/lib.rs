@@ -2,6 +2,7 @@
 //!
 //! Its memory is a cache: what it needs is on disk before it is acknowledged, and it may be killed at any moment.
 
+pub mod cni;
 pub mod config;
 pub mod containers;
 pub mod error;
