@@ -7,3 +7,4 @@ pub mod config;
 pub mod containers;
 pub mod error;
 pub mod monitor;
+pub mod streaming;
