@@ -43,7 +43,7 @@ check: setup-check build
 bench: setup-bench build
 	@bench/run
 
-# containerd, Docker and Podman, on this runtime.
+# containerd, Docker and Podman on this runtime; crictl, critest and a kubelet on rrun-cri.
 integration: setup-integration build
 	@integration/all.sh
 

@@ -9,6 +9,28 @@ set -o allexport # commands run in shells of their own, under a time limit, and 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 RRUN=${RRUN:-${here%/*}/bin/rrun}
 
+# sweep NAME: removes the cgroups of that path, in every hierarchy
+sweep() {
+    find /sys/fs/cgroup -depth -type d -path "*/$1*" ! -path '*/process_api*' -exec rmdir {} + 2>/dev/null
+}
+
+# cgroup_mounts: the mounted hierarchies, as lines of: folder, type, options
+cgroup_mounts() { sed -n 's/.* \(\/sys\/fs\/cgroup[^ ]*\) .* - \(cgroup2\?\) [^ ]* \([^ ]*\)$/\1 \2 \3/p' /proc/self/mountinfo; }
+
+# enter_cgroups NAME: moves this shell into a cgroup of that name in every hierarchy. A script that sets
+# OWN_CGROUPS runs there, in a cgroup namespace (own_cgroups in cri-lib.sh shows it nothing else).
+enter_cgroups() {
+    local folder kind options file
+    while read -r folder kind options; do
+        mkdir -p "$folder/$1" || continue
+        case ,$options, in *,cpuset,*)
+            for file in cpuset.mems cpuset.cpus; do cat "$folder/$file" >"$folder/$1/$file"; done
+            ;;
+        esac
+        echo 0 >"$folder/$1/cgroup.procs"
+    done < <(cgroup_mounts)
+}
+
 if [ -z "${RRUN_INTEGRATION:-}" ]; then
     if [ "$(id -u)" != 0 ]; then
         echo "SKIP ${0##*/}: the client's daemon needs root"
@@ -17,8 +39,12 @@ if [ -z "${RRUN_INTEGRATION:-}" ]; then
     fi
     [ -x "$RRUN" ] || { echo "${0##*/}: no program $RRUN" >&2; exit 1; }
     RRUN_INTEGRATION=$(mktemp -d "${TMPDIR:-/tmp}/rrun-it.XXXXXX")
-    unshare --mount --pid --net --fork --kill-child --mount-proc -- bash "$0" "$@"
+    (
+        [ -z "${OWN_CGROUPS:-}" ] || enter_cgroups "${RRUN_INTEGRATION##*/}"
+        exec unshare --mount --pid --net ${OWN_CGROUPS:+--cgroup} --fork --kill-child --mount-proc -- bash "$0" "$@"
+    )
     status=$?
+    [ -z "${OWN_CGROUPS:-}" ] || sweep "${RRUN_INTEGRATION##*/}"
     rm -rf "$RRUN_INTEGRATION"
     exit $status
 fi
@@ -86,11 +112,6 @@ limit() {
     else
         cat "/sys/fs/cgroup$(sed -n 's/^0:://p' "/proc/$1/cgroup")/$4"
     fi
-}
-
-# sweep NAME: removes the cgroups of that path, in every hierarchy
-sweep() {
-    find /sys/fs/cgroup -depth -type d -path "*/$1*" ! -path '*/process_api*' -exec rmdir {} + 2>/dev/null
 }
 
 # finish: the closing line; the script's exit status

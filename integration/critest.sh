@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# critest in full: every case passes, or is skipped for something that this kernel lacks. Arguments are
+# critest's own (as -ginkgo.focus=PATTERN); WebSocket is tried only without any.
+NEEDS="critest crictl"
+. "$(dirname "$0")/cri-lib.sh"
+
+start_registry
+start_server
+
+# critest NAME ARGUMENT...: one run; a line for each case that failed or was skipped, and one for the rest
+critest() {
+    local name=$1 status
+    shift
+    "$CLIENT_critest" -config "$work/crictl.yaml" -runtime-endpoint "$endpoint" -ginkgo.no-color \
+        -ginkgo.json-report "$work/$name.json" "$@" >"$work/$name.log" 2>&1 </dev/null
+    status=$?
+    if [ ! -s "$work/$name.json" ]; then fail "critest, $name" "$work/$name.log"; return; fi
+    python3 "$here/critest.py" "$name" "$work/$name.json" >"$work/$name.txt"
+    grep -E '^(FAIL|SKIP|    )' "$work/$name.txt"
+    grep -vE '^(FAIL|SKIP|    )' "$work/$name.txt"
+    passed=$((passed + $(grep -c ^PASS "$work/$name.txt")))
+    skipped=$((skipped + $(grep -c ^SKIP "$work/$name.txt")))
+    failed=$((failed + $(grep -c ^FAIL "$work/$name.txt")))
+    [ $status = 0 ] || grep -q ^FAIL "$work/$name.txt" || fail "critest, $name: status $status" "$work/$name.log"
+}
+
+critest "SPDY" "$@"
+[ $# != 0 ] || critest "WebSocket" -ginkgo.focus=streaming -websocket-exec -websocket-attach -websocket-portforward
+[ -z "${KEEP:-}" ] || cp "$work"/*.{log,json} "$KEEP"
+finish
