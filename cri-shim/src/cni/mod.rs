@@ -12,6 +12,8 @@ mod error;
 mod exec;
 mod pin;
 mod result;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 use std::collections::HashSet;
