@@ -61,9 +61,7 @@ pub struct Dns {
 impl Attachment {
     /// CNI_ARGS as pairs, in the order that containerd and CRI-O have them.
     pub(super) fn args(&self) -> Result<Vec<(String, String)>, Error> {
-        if !is_name(&self.pod_id) {
-            return Err(Error::InvalidArgument(format!("{:?} is no sandbox id", self.pod_id)));
-        }
+        self.check_id()?;
         let pairs = [
             ("IgnoreUnknown", "1"),
             ("K8S_POD_NAMESPACE", &self.namespace),
@@ -78,6 +76,11 @@ impl Attachment {
             )));
         }
         Ok(pairs.iter().map(|(k, v)| (String::from(*k), String::from(*v))).collect())
+    }
+
+    /// The id becomes part of a file name.
+    pub(super) fn check_id(&self) -> Result<(), Error> {
+        if is_name(&self.pod_id) { Ok(()) } else { Err(Error::InvalidArgument(format!("{:?} is no sandbox id", self.pod_id))) }
     }
 
     /// Capability arguments by their conventional names; a plugin gets those that it declares.

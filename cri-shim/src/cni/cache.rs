@@ -4,7 +4,9 @@
 //! written before ADD (without a result) and again after it, so that an attachment that may exist has a file. It is not
 //! synced: after a power loss nothing in it is needed that the pod's record and the network's configuration do not say.
 
-use std::io::ErrorKind;
+use std::fs::{DirBuilder, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -54,16 +56,13 @@ impl Cache {
     pub(super) fn write(&self, cached: &Cached) -> Result<()> {
         let name = cached.file_name()?;
         let results = self.dir.join("results");
-        let make = |e| format!("make {}: {e}", results.display());
-        std::os::unix::fs::DirBuilderExt::mode(std::fs::DirBuilder::new().recursive(true), 0o700)
-            .create(&results)
-            .map_err(|e| anyhow::anyhow!(make(e)))?;
+        DirBuilder::new().recursive(true).mode(0o700).create(&results).with_context(|| format!("make {}", results.display()))?;
         // Beside the folder: libcni takes every file in it for an attachment.
         let tmp = self.dir.join(format!(".{name}.tmp"));
         let path = results.join(&name);
         let bytes = serde_json::to_vec(cached)?;
-        write_private(&tmp, &bytes).with_context(|| format!("write {}", tmp.display()))?;
-        std::fs::rename(&tmp, &path).with_context(|| format!("rename to {}", path.display()))
+        let written = write_private(&tmp, &bytes).and_then(|()| std::fs::rename(&tmp, &path));
+        written.inspect_err(|_| drop(std::fs::remove_file(&tmp))).with_context(|| format!("write {}", path.display()))
     }
 
     /// All attachments of a container; of all containers if `id` is None. Files that are none are left out.
@@ -139,8 +138,6 @@ fn read(path: &Path) -> Option<Cached> {
 }
 
 fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    use std::io::Write;
-    use std::os::unix::fs::OpenOptionsExt;
-    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     file.write_all(bytes)
 }

@@ -22,19 +22,19 @@ const STATUS_PATIENCE: Duration = Duration::from_secs(10);
 pub(super) async fn add(exec: &Exec, cache: &Cache, network: &NetworkConf, mut cached: Cached) -> Result<Value, Error> {
     // On disk before anything can exist, so that whatever happens to us DEL finds it.
     write(cache, &cached).await?;
-    match add_each(exec, network, &cached).await {
+    let added = match add_each(exec, network, &cached).await {
         Ok(result) => {
             cached.result = Some(result.clone());
-            write(cache, &cached).await?;
-            Ok(result)
+            write(cache, &cached).await.map(|()| result)
         }
-        Err(e) => {
-            if let Err(second) = del(exec, cache, network, &cached).await {
-                tracing::warn!(pod = cached.container_id, "DEL after a failed ADD: {second}; it is tried again when the pod is stopped");
-            }
-            Err(e)
-        }
+        failed => failed,
+    };
+    if added.is_err()
+        && let Err(second) = del(exec, cache, network, &cached).await
+    {
+        tracing::warn!(pod = cached.container_id, "DEL after a failed ADD: {second}; it is tried again when the pod is stopped");
     }
+    added
 }
 
 async fn add_each(exec: &Exec, network: &NetworkConf, cached: &Cached) -> Result<Value, Error> {
@@ -83,10 +83,21 @@ pub(super) async fn status(exec: &Exec, network: &NetworkConf) -> Result<(), Plu
         if network.version >= Version(1, 1, 0) {
             run(&exec, "STATUS", network, plugin, None, "", input(network, plugin, None, None)).await?;
         } else if let Err(failure) = exec.find(&plugin.kind) {
-            return Err(PluginError { plugin: plugin.kind.clone(), network: network.name.clone(), command: "STATUS", failure });
+            return Err(missing(network, plugin, failure));
         }
     }
     Ok(())
+}
+
+/// What can be said of a network before its plugins are asked.
+pub(super) fn unasked(exec: &Exec, network: &NetworkConf) -> Option<String> {
+    let missing = network.plugins.iter().find_map(|p| exec.find(&p.kind).err().map(|failure| missing(network, p, failure)));
+    let ask = || (network.version >= Version(1, 1, 0)).then(|| format!("CNI network {:?}: its plugins are not asked yet", network.name));
+    missing.map(|e| e.to_string()).or_else(ask)
+}
+
+fn missing(network: &NetworkConf, plugin: &PluginConf, failure: Failure) -> PluginError {
+    PluginError { plugin: plugin.kind.clone(), network: network.name.clone(), command: "STATUS", failure }
 }
 
 /// GC, from 1.1.0 on: every plugin hears which attachments are valid, (container id, interface). All errors are returned.

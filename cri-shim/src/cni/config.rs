@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// Newest version of the CNI specification that is spoken here.
 pub(super) const NEWEST: Version = Version(1, 1, 0);
@@ -90,6 +90,14 @@ impl NetworkConf {
             bytes,
             file: PathBuf::new(),
         })
+    }
+
+    /// What people and tools see of it.
+    pub(super) fn info(&self) -> Value {
+        let plugins: Value =
+            self.plugins.iter().map(|p| json!({ "Network": p.raw, "Source": Value::Object(p.raw.clone()).to_string() })).collect();
+        let source = String::from_utf8_lossy(&self.bytes);
+        json!({ "Name": self.name, "CNIVersion": self.version.to_string(), "Plugins": plugins, "Source": source })
     }
 
     fn single(object: Map<String, Value>) -> Result<NetworkConf> {

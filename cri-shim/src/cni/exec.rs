@@ -99,6 +99,9 @@ impl Exec {
         let status = status.map_err(Failure::Spawn)?;
         out.drain();
         err.drain();
+        if status.success() && !err.bytes.is_empty() {
+            tracing::debug!(plugin = call.plugin, pod = call.container_id, "{}: {}", call.command, shorten(&err.bytes));
+        }
         answer(status, out, err)
     }
 

@@ -22,7 +22,7 @@ use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use tokio::sync::{RwLock as Gate, Semaphore};
 
 pub use attachment::{Attachment, Dns, PortMapping};
@@ -94,7 +94,7 @@ impl Network {
             settings: settings.clone(),
         });
         let watch = inner.watch();
-        inner.look(0).await;
+        inner.look(None).await;
         tokio::spawn(follow(Arc::downgrade(&inner), watch));
         Network { inner }
     }
@@ -107,6 +107,21 @@ impl Network {
     /// Names of the networks in use, the one of eth0 first.
     pub fn names(&self) -> Vec<String> {
         self.inner.state().networks.iter().map(|n| n.name.clone()).collect()
+    }
+
+    /// The configuration in use, for the CRI's verbose Status (`cniconfig`, in the shape that containerd gives it).
+    pub fn info(&self) -> Value {
+        let settings = &self.inner.settings;
+        let networks = self
+            .inner
+            .state()
+            .networks
+            .iter()
+            .enumerate()
+            .map(|(i, n)| json!({ "Config": n.info(), "IFName": format!("eth{i}") }))
+            .collect::<Value>();
+        json!({ "PluginDirs": settings.bin_dirs, "PluginConfDir": settings.conf_dir, "PluginMaxConfNum": settings.max_conf_num,
+            "Prefix": "eth", "Networks": networks })
     }
 
     /// Attaches a pod to the networks. A failure has been taken back by DEL when this returns; what could not be taken
@@ -141,7 +156,7 @@ impl Network {
     /// Detaches a pod from everything it was attached to, with the configuration it was attached with. May be repeated;
     /// a namespace that is gone is given to the plugins as an empty path.
     pub async fn del(&self, pod: &Attachment) -> Result<(), Error> {
-        pod.args()?;
+        pod.check_id()?;
         let _shared = self.inner.gate.read().await;
         let _turn = self.inner.running.acquire().await.map_err(|e| Error::Internal(e.into()))?;
         self.inner.detach(pod).await
@@ -149,7 +164,7 @@ impl Network {
 
     /// Whether the pod's attachments are as ADD left them (CHECK).
     pub async fn check(&self, pod: &Attachment) -> Result<(), Error> {
-        pod.args()?;
+        pod.check_id()?;
         let _shared = self.inner.gate.read().await;
         let _turn = self.inner.running.acquire().await.map_err(|e| Error::Internal(e.into()))?;
         for cached in self.inner.cached(Some(&pod.pod_id)).await? {
@@ -180,10 +195,13 @@ impl Network {
                 errors.push(e);
             }
         }
+        if networks().all(|n| n.version < config::Version(1, 1, 0)) {
+            return errors;
+        }
         let _alone = self.inner.gate.write().await;
         let left = match self.inner.cached(None).await {
             Ok(left) => left,
-            Err(e) => return vec![e],
+            Err(e) => return errors.into_iter().chain([e]).collect(),
         };
         let pods = valid();
         for network in networks() {
@@ -229,15 +247,17 @@ impl Inner {
         for (i, network) in self.state().networks.iter().enumerate() {
             if !attached.iter().any(|c| c.network_name == network.name) {
                 let mut lost = Cached::new(&network.name, &network.bytes, &pod.pod_id, &format!("eth{i}"), &pod.netns);
-                lost.cni_args = pod.args()?;
+                // A pod whose ADD was refused for them is stopped like any other.
+                lost.cni_args = pod.args().unwrap_or_default();
                 lost.capability_args = pod.capabilities().unwrap_or_default();
                 attached.push(lost);
             }
         }
+        let mut done = Ok(());
         for cached in attached.iter().rev() {
-            self.detach_cached(cached).await?;
+            done = done.and(self.detach_cached(cached).await);
         }
-        Ok(())
+        done
     }
 
     async fn detach_cached(&self, cached: &Cached) -> Result<(), Error> {
@@ -264,9 +284,10 @@ impl Inner {
         Watch::new(&self.settings.conf_dir, &more).ok()
     }
 
-    /// Reads the folder, asks STATUS, replaces the state. `failures` is how often STATUS has failed until now; a network
-    /// that was ready may fail once, so that one slow answer does not take the node out of service. Returns the new count.
-    async fn look(&self, failures: u32) -> u32 {
+    /// Reads the folder, asks STATUS, replaces the state. `failures` is how often STATUS has failed until now: a network
+    /// that was ready may fail once, so that one slow answer does not take the node out of service. None: do not ask, the
+    /// daemon starts and a plugin may take its time. Returns the new count.
+    async fn look(&self, failures: Option<u32>) -> u32 {
         let (dir, max) = (self.settings.conf_dir.clone(), self.settings.max_conf_num);
         let loaded = blocking(move || config::load_dir(&dir, max)).await;
         let before = self.state();
@@ -282,11 +303,14 @@ impl Inner {
         }
         let mut failed = 0;
         for network in &networks {
-            if let Err(e) = chain::status(&self.exec, network).await {
-                failed = failures + 1;
-                let forgiven = failed == 1 && same && before.not_ready.is_none();
-                not_ready = not_ready.or_else(|| (!forgiven).then(|| NotReady::new(e.to_string())));
-            }
+            let problem = match failures {
+                None => chain::unasked(&self.exec, network),
+                Some(_) => chain::status(&self.exec, network).await.err().map(|e| e.to_string()),
+            };
+            let Some(problem) = problem else { continue };
+            failed = failures.unwrap_or(0) + 1;
+            let forgiven = failed == 1 && same && before.not_ready.is_none();
+            not_ready = not_ready.or_else(|| (!forgiven).then(|| NotReady::new(problem)));
         }
         if not_ready != before.not_ready {
             match &not_ready {
@@ -301,7 +325,10 @@ impl Inner {
 
 /// Looks again at every change of the folder and from time to time, as long as somebody holds the network.
 async fn follow(network: Weak<Inner>, mut watch: Option<Watch>) {
-    let mut failures = 0;
+    let mut failures = match network.upgrade() {
+        Some(inner) => inner.look(Some(0)).await,
+        None => return,
+    };
     loop {
         let Some(waiting) = network.upgrade().map(|n| failures > 0 || n.state().not_ready.is_some()) else { return };
         let pause = if waiting { POLL_WAITING } else { POLL_READY };
@@ -316,7 +343,7 @@ async fn follow(network: Weak<Inner>, mut watch: Option<Watch>) {
         }
         let Some(inner) = network.upgrade() else { return };
         watch = inner.watch();
-        failures = inner.look(failures).await;
+        failures = inner.look(Some(failures)).await;
     }
 }
 
