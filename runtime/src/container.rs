@@ -13,11 +13,11 @@
 use crate::bundle;
 use crate::cgroups;
 use crate::hooks;
+use crate::json::{self, document, written};
 use crate::sys;
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use oci_spec::runtime::{Hooks, Spec};
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
@@ -63,8 +63,7 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {}
 
 /// A container's status, derived from what is there (runtime-spec, "State").
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
     /// Being made; or its creator died on the way.
     Creating,
@@ -78,21 +77,27 @@ pub enum Status {
     Stopped,
 }
 
-impl fmt::Display for Status {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Status {
+    /// Its name in documents.
+    pub fn name(self) -> &'static str {
+        match self {
             Status::Creating => "creating",
             Status::Created => "created",
             Status::Running => "running",
             Status::Paused => "paused",
             Status::Stopped => "stopped",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 
 /// What `state.json` holds.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, Default)]
 pub struct Record {
     /// [`RECORD_VERSION`] of the writer.
     pub version: u32,
@@ -114,36 +119,61 @@ pub struct Record {
     /// User id of the caller of create.
     pub owner: u32,
     /// The configuration's annotations.
-    #[serde(default)]
     pub annotations: BTreeMap<String, String>,
     /// Where its cgroups are.
-    #[serde(default)]
     pub cgroup: cgroups::Record,
     /// It was made without privileges over the host.
-    #[serde(default)]
     pub rootless: bool,
     /// Its namespaces that are not the runtime's, as `CLONE_NEW*` flags: what `exec` joins.
-    #[serde(default)]
     pub namespaces: u64,
     /// Its user namespace has no more than the caller's single group: setgroups is forbidden in it.
-    #[serde(default)]
     pub single_group: bool,
     /// Its configuration has hooks: `start` and `delete` must read it.
-    #[serde(default)]
     pub hooks: bool,
+}
+
+document! { Record;
+    "version" => version,
+    "ociVersion" => oci_version,
+    "id" => id,
+    "pid" => pid,
+    "startTime" => start_time,
+    "bundle" => bundle,
+    "rootfs" => rootfs,
+    "created" => created,
+    "owner" => owner,
+    "annotations" => annotations,
+    "cgroup" => cgroup,
+    "rootless" => rootless,
+    "namespaces" => namespaces,
+    "singleGroup" => single_group,
+    "hooks" => hooks,
+}
+
+/// The specification's state document.
+#[derive(Debug)]
+pub struct State<'a> {
+    oci_version: &'a str,
+    id: &'a str,
+    status: &'a str,
+    pid: i32,
+    bundle: &'a Path,
+    annotations: &'a BTreeMap<String, String>,
+}
+
+written! { State<'a>;
+    "ociVersion" => oci_version,
+    "id" => id,
+    "status" => status,
+    "pid" => pid,
+    "bundle" => bundle,
+    "annotations" => annotations,
 }
 
 impl Record {
     /// The state (runtime-spec, "State") that hooks and seccomp listeners read.
-    pub fn state(&self, status: &str, pid: i32) -> serde_json::Value {
-        serde_json::json!({
-            "ociVersion": self.oci_version,
-            "id": self.id,
-            "status": status,
-            "pid": pid,
-            "bundle": self.bundle,
-            "annotations": self.annotations,
-        })
+    pub fn state<'a>(&'a self, status: &'a str, pid: i32) -> State<'a> {
+        State { oci_version: &self.oci_version, id: &self.id, status, pid, bundle: &self.bundle, annotations: &self.annotations }
     }
 
     /// Runs the hooks of one kind, `pid` being the container's process as they can see it.
@@ -152,7 +182,7 @@ impl Record {
         if list.is_empty() {
             return Ok(());
         }
-        hooks::run(kind, list, self.state(kind.status(), pid).to_string().as_bytes())
+        hooks::run(kind, list, json::text(&self.state(kind.status(), pid)).as_bytes())
     }
 }
 
@@ -201,7 +231,7 @@ impl Container {
         check_id(id)?;
         let dir = root.join(id);
         let path = dir.join("state.json");
-        let json = match read_small(&path) {
+        let json = match sys::read_file(&path, 4096) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 if dir.is_dir() {
                     bail!("{}: missing; the container's folder is damaged (remove it with 'delete --force {id}')", path.display());
@@ -211,7 +241,7 @@ impl Container {
             other => other.with_context(|| path.display().to_string())?,
         };
         let damaged = || format!("{}: damaged, or of another version of rrun (remove it with 'delete --force {id}')", path.display());
-        let record: Record = serde_json::from_slice(&json).with_context(damaged)?;
+        let (record, _): (Record, _) = json::parse(&json).with_context(damaged)?;
         if record.version != RECORD_VERSION {
             bail!(
                 "{}: version {} of the record, this rrun reads {RECORD_VERSION} (use the rrun that made it, or 'delete --force {id}')",
@@ -224,16 +254,18 @@ impl Container {
 
     /// Writes the record: a temporary name, then a rename.
     pub fn save(&self) -> Result<()> {
-        let json = serde_json::to_vec(&self.record).context("state.json")?;
+        let json = json::text(&self.record);
         let temporary = self.dir.join(".state.json");
         let path = self.dir.join("state.json");
-        write_new(&temporary, &json).and_then(|()| std::fs::rename(&temporary, &path)).with_context(|| format!("write {}", path.display()))
+        write_new(&temporary, json.as_bytes())
+            .and_then(|()| std::fs::rename(&temporary, &path))
+            .with_context(|| format!("write {}", path.display()))
     }
 
     /// The configuration as it was at create.
     pub fn config(&self) -> Result<Spec> {
         let path = self.dir.join("config.json");
-        let json = std::fs::read(&path).with_context(|| path.display().to_string())?;
+        let json = sys::read_file(&path, 16384).with_context(|| path.display().to_string())?;
         bundle::parse(&json).with_context(|| path.display().to_string())
     }
 
@@ -312,7 +344,7 @@ impl Container {
 
     /// Whether init is process 1 of its PID namespace.
     fn rules_its_pids(&self) -> bool {
-        let status = read_small(Path::new(&format!("/proc/{}/status", self.record.pid))).unwrap_or_default();
+        let status = sys::read_file(Path::new(&format!("/proc/{}/status", self.record.pid)), 4096).unwrap_or_default();
         // "NSpid: 4711 1": its number in every namespace from ours to its own.
         let numbers = status.split(|&b| b == b'\n').find_map(|line| line.strip_prefix(b"NSpid:"));
         numbers.is_some_and(|n| n.ends_with(b"\t1"))
@@ -326,7 +358,7 @@ impl Container {
         if !self.alive() {
             return Ok(Status::Stopped);
         }
-        if self.cgroup()?.frozen()? {
+        if self.record.cgroup.frozen()? {
             return Ok(Status::Paused);
         }
         let waits = nix::unistd::access(&self.exec_fifo(), nix::unistd::AccessFlags::F_OK).is_ok();
@@ -378,7 +410,7 @@ pub fn check_id(id: &str) -> Result<()> {
 
 /// Start time of a process in clock ticks since boot; `None` when it is gone, dead or a zombie.
 pub fn start_time(pid: i32) -> Option<u64> {
-    let stat = read_small(Path::new(&format!("/proc/{pid}/stat"))).ok()?;
+    let stat = sys::read_file(Path::new(&format!("/proc/{pid}/stat")), 1024).ok()?;
     // The second field is the name in parentheses, which may itself hold anything.
     let close = stat.iter().rposition(|&b| b == b')')?;
     let rest = std::str::from_utf8(stat.get(close + 2..)?).ok()?;
@@ -387,23 +419,6 @@ pub fn start_time(pid: i32) -> Option<u64> {
         return None;
     }
     fields.nth(18)?.parse().ok()
-}
-
-/// Reads a small file with as few system calls as there can be: no question for its size before,
-/// none for more after a piece that left room.
-fn read_small(path: &Path) -> std::io::Result<Vec<u8>> {
-    use std::io::Read;
-    let mut file = std::fs::File::open(path)?;
-    let mut data = vec![0; 4096];
-    let mut len = 0;
-    loop {
-        len += file.read(&mut data[len..])?;
-        if len < data.len() {
-            data.truncate(len);
-            return Ok(data);
-        }
-        data.resize(2 * len, 0);
-    }
 }
 
 fn write_new(path: &Path, data: &[u8]) -> std::io::Result<()> {

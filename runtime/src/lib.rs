@@ -20,6 +20,7 @@ pub mod container;
 pub mod credentials;
 pub mod exec_fifo;
 pub mod hooks;
+pub mod json;
 pub mod log;
 pub mod lsm;
 pub mod namespaces;

@@ -126,7 +126,7 @@ fn line(format: LogFormat, level: &str, message: &str, time: &str) -> String {
             }
         }
         LogFormat::Json => {
-            let message = crate::commands::output::json_text(message);
+            let message = crate::json::quoted(message);
             writeln!(line, "{{\"level\":\"{level}\",\"msg\":{message},\"time\":\"{time}\"}}")
         }
     };

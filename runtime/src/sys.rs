@@ -200,6 +200,23 @@ pub fn inherited_fd(fd: RawFd) -> Option<OwnedFd> {
     Some(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Reads a file of the kernel's or of ours, `room` bytes or somewhat more, with as few system calls as
+/// there can be: no question for its size before, none for more after a piece that left room.
+pub fn read_file(path: &std::path::Path, room: usize) -> std::io::Result<Vec<u8>> {
+    use std::io::Read;
+    let mut file = std::fs::File::open(path)?;
+    let mut data = vec![0; room];
+    let mut len = 0;
+    loop {
+        len += file.read(&mut data[len..])?;
+        if len < data.len() {
+            data.truncate(len);
+            return Ok(data);
+        }
+        data.resize(2 * len, 0);
+    }
+}
+
 fn pointers(list: &[CString]) -> Vec<*const c_char> {
     list.iter().map(|s| s.as_ptr()).chain([null()]).collect()
 }

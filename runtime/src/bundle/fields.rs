@@ -4,7 +4,7 @@
 //! What a document leaves out is empty, 0 or absent, as it is for Go's programs. Where a table
 //! `needs` a field there is no such value.
 
-use super::json::{Error, Result};
+use crate::json::read::{Error, Result};
 use serde::Deserialize;
 use serde::de::value::MapDeserializer;
 

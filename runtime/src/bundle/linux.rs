@@ -1,7 +1,7 @@
 //! The configuration's `linux` section; `linux.resources` is also the document of `update --resources`.
 
 use super::fields::{blank, built, choice, object};
-use super::json::{Error, Fields, Read, Reader, Result};
+use crate::json::read::{Error, Fields, Read, Reader, Result};
 use oci_spec::runtime::*;
 
 object! { Linux = blank()?;

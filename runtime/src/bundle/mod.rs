@@ -5,16 +5,15 @@
 //! nothing behind.
 
 mod fields;
-mod json;
 mod linux;
 mod spec;
 #[cfg(test)]
 mod tests;
-mod values;
 
 use crate::hooks;
+use crate::json;
+pub use crate::json::Read;
 use anyhow::{Context, Result, bail};
-pub use json::Read;
 use oci_spec::runtime::Spec;
 use std::path::{Path, PathBuf};
 

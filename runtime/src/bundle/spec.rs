@@ -1,7 +1,7 @@
 //! The configuration's common part: root, mounts, process and hooks.
 
 use super::fields::{blank, built, choice, foreign, object};
-use super::json::{Elements, Error, Fields, Read, Reader, Result};
+use crate::json::read::{Elements, Error, Fields, Read, Reader, Result};
 use oci_spec::runtime::*;
 use std::str::FromStr;
 

@@ -83,8 +83,8 @@ fn is(path: &Path, magic: FsType) -> bool {
 
 /// `/proc/self/cgroup`: controllers and path of each hierarchy.
 fn memberships() -> Result<Vec<(String, PathBuf)>> {
-    let text = std::fs::read_to_string("/proc/self/cgroup").context("/proc/self/cgroup")?;
-    Ok(parse_memberships(&text))
+    let text = crate::sys::read_file(Path::new("/proc/self/cgroup"), 4096).context("/proc/self/cgroup")?;
+    Ok(parse_memberships(&String::from_utf8_lossy(&text)))
 }
 
 /// Reads the lines `ID:CONTROLLERS:PATH`.

@@ -75,7 +75,7 @@ fn a_cgroup_lives_and_dies() {
     let mut child = sleeper(&cgroup);
     assert_eq!(cgroup.pids().unwrap(), [child.id() as i32]);
 
-    let cgroup = Cgroup::open(&serde_json::from_str(&serde_json::to_string(&cgroup.record()).unwrap()).unwrap()).unwrap();
+    let cgroup = Cgroup::open(&crate::json::parse(crate::json::text(&cgroup.record()).as_bytes()).unwrap().0).unwrap();
     assert!(!cgroup.frozen().unwrap());
     cgroup.freeze(true).unwrap();
     assert!(cgroup.frozen().unwrap());
@@ -183,7 +183,7 @@ fn a_scope_lives_and_dies() {
     cgroup.adopt(child.id() as i32, Some(&r), &annotations).unwrap();
 
     let unit = format!("rrun-live\\x2b{}.scope", std::process::id());
-    assert_eq!(cgroup.record.unit.as_ref().unwrap().0, unit);
+    assert_eq!(cgroup.record.unit.as_ref().unwrap()[0], unit);
     assert_eq!(cgroup.pids().unwrap(), [child.id() as i32]);
     for (property, value) in [
         ("MemoryMax", "33554432"),

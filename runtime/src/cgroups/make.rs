@@ -26,7 +26,7 @@ impl Cgroup {
     /// The systemd driver's second half of [`Cgroup::create`]: has systemd make the scope around
     /// the waiting process `pid`, then does what systemd does not.
     pub fn adopt(&self, pid: i32, resources: Option<&LinuxResources>, annotations: &HashMap<String, String>) -> Result<()> {
-        let Some((unit, slice)) = &self.record.unit else { return Ok(()) };
+        let Some([unit, slice]) = &self.record.unit else { return Ok(()) };
         let default = LinuxResources::default();
         let r = resources.unwrap_or(&default);
         let rules = devices::Rules::new(r.devices().as_deref().unwrap_or_default())?;
@@ -52,7 +52,7 @@ impl Cgroup {
     /// The systemd driver's way in for `exec` where [`Cgroup::entry`] says [`Entry::Adopt`]: has
     /// systemd move the waiting process `pid`.
     pub fn attach(&self, pid: i32, sub: &[String]) -> Result<()> {
-        let Some((unit, _)) = &self.record.unit else { return Ok(()) };
+        let Some([unit, _]) = &self.record.unit else { return Ok(()) };
         let below = sub.last().map_or(String::new(), |path| format!("/{}", hierarchies::clean(Path::new(path)).display()));
         self.systemd(|systemd| systemd.attach(unit, &below, pid))
     }

@@ -21,6 +21,7 @@ mod live;
 mod make;
 mod plan;
 mod properties;
+mod record;
 mod systemd;
 mod v1;
 mod v2;
@@ -31,24 +32,12 @@ use folder::Folder;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use oci_spec::runtime::{Linux, LinuxResources};
-use serde::{Deserialize, Serialize};
+use record::Hierarchy;
+pub use record::{Driver, Record};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-
-/// Who makes the cgroups.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Driver {
-    /// This program, by the files.
-    #[default]
-    Cgroupfs,
-    /// systemd, asked over D-Bus for a scope.
-    Systemd,
-    /// Nobody: the container stays in the caller's.
-    Disabled,
-}
 
 /// The layout of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,31 +48,6 @@ pub enum Version {
     Hybrid,
     /// One v2 hierarchy.
     V2,
-}
-
-/// Where a container's cgroups are: enough to find and to remove them all.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Record {
-    driver: Driver,
-    #[serde(default)]
-    rootless: bool,
-    hierarchies: Vec<Hierarchy>,
-    /// With the systemd driver: the scope's name and its slice.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    unit: Option<(String, String)>,
-}
-
-/// A container's place in one hierarchy.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Hierarchy {
-    v2: bool,
-    /// As in `/proc/self/cgroup`.
-    controllers: String,
-    mountpoint: PathBuf,
-    /// The container's folder.
-    dir: PathBuf,
-    /// Made for the container; else it is the caller's own, which nobody touches.
-    ours: bool,
 }
 
 /// How a new process gets into a container's cgroups.
@@ -127,12 +91,6 @@ pub struct Cgroup {
     systemd: RefCell<Option<systemd::Systemd>>,
 }
 
-impl Hierarchy {
-    fn has(&self, controller: &str) -> bool {
-        !self.v2 && self.controllers.split(',').any(|c| c == controller)
-    }
-}
-
 impl Cgroup {
     /// What goes into `state.json` before anything is made.
     pub fn record(&self) -> Record {
@@ -141,7 +99,7 @@ impl Cgroup {
 
     /// From a record; touches nothing.
     pub fn open(record: &Record) -> Result<Cgroup> {
-        for h in record.hierarchies.iter().filter(|h| h.ours) {
+        for h in record.ours() {
             hierarchies::check_below(&h.dir, &h.mountpoint).context("state.json: cgroup")?;
         }
         Ok(Cgroup { record: record.clone(), available: Vec::new(), warnings: Vec::new(), systemd: RefCell::new(None) })
@@ -179,7 +137,7 @@ impl Cgroup {
         } else {
             self.check_available(r, &[])?;
         }
-        if let Some((unit, _)) = &self.record.unit {
+        if let Some([unit, _]) = &self.record.unit {
             let v2 = self.version() == Version::V2;
             if let Some(h) = self.unified().filter(|_| v2) {
                 // systemd writes at once what would kill.
@@ -214,13 +172,9 @@ impl Cgroup {
         }
     }
 
-    /// Whether its processes are frozen: one open, one read.
+    /// Whether its processes are frozen.
     pub fn frozen(&self) -> Result<bool> {
-        match self.freezer() {
-            Some(h) if h.v2 => v2::frozen(&h.dir),
-            Some(h) => v1::frozen(&h.dir),
-            None => Ok(false),
-        }
+        self.record.frozen()
     }
 
     /// Sends a signal to all of its processes. SIGKILL reaches frozen ones, too.
@@ -253,7 +207,7 @@ impl Cgroup {
 
     /// Kills what is left and removes the cgroups; finds nothing to do the second time.
     pub fn remove(&self) -> Result<()> {
-        if let Some((unit, _)) = &self.record.unit
+        if let Some([unit, _]) = &self.record.unit
             && self.ours().any(|h| h.dir.exists())
         {
             // A scope whose last process is gone goes by itself; one that has some would be given
@@ -323,7 +277,7 @@ impl Cgroup {
     }
 
     fn ours(&self) -> impl Iterator<Item = &Hierarchy> {
-        self.record.hierarchies.iter().filter(|h| h.ours)
+        self.record.ours()
     }
 
     fn unified(&self) -> Option<&Hierarchy> {
@@ -331,7 +285,7 @@ impl Cgroup {
     }
 
     fn freezer(&self) -> Option<&Hierarchy> {
-        self.ours().find(|h| h.has("freezer")).or_else(|| self.ours().find(|h| h.v2))
+        self.record.freezer()
     }
 
     /// The hierarchy whose list of processes counts.

@@ -62,7 +62,7 @@ impl Cgroup {
             dir = hierarchies::clean(&self.systemd(systemd::Systemd::root)?).join(dir);
         }
         dir.push(&unit);
-        self.record.unit = Some((unit, slice));
+        self.record.unit = Some([unit, slice]);
         Ok(dir)
     }
 

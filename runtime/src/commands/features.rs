@@ -3,21 +3,20 @@
 use crate::bundle::SPEC_VERSION;
 use crate::cli::{COMMIT, VERSION};
 use crate::commands::output;
+use crate::json::{self, written};
 use crate::{rootfs, sys};
 use anyhow::Result;
 use nix::libc;
-use serde::Serialize;
 use std::collections::BTreeMap;
 
 /// Prints the specification's features document: what callers look up before they use it.
 pub fn run() -> Result<i32> {
-    output::print(&(output::json_indented(&features()?, "    ")? + "\n"))?;
+    output::print(&(json::indented(&features()?, "    ") + "\n"))?;
     Ok(0)
 }
 
 /// features.md of the runtime specification, in its order.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug)]
 struct Features {
     oci_version_min: &'static str,
     oci_version_max: &'static str,
@@ -28,8 +27,7 @@ struct Features {
     potentially_unsafe_config_annotations: [&'static str; 1],
 }
 
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug)]
 struct Linux {
     namespaces: [&'static str; 8],
     capabilities: Vec<String>,
@@ -43,8 +41,7 @@ struct Linux {
     net_devices: Enabled,
 }
 
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug)]
 struct Cgroup {
     v1: bool,
     v2: bool,
@@ -53,8 +50,7 @@ struct Cgroup {
     rdma: bool,
 }
 
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug)]
 struct Seccomp {
     enabled: bool,
     actions: &'static [&'static str],
@@ -66,18 +62,73 @@ struct Seccomp {
     supported_flags: Vec<&'static str>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 struct Enabled {
     enabled: bool,
 }
 
-/// None of its modes: it comes with a later release.
-#[derive(Debug, Serialize)]
-struct MemoryPolicy {}
+#[derive(Debug)]
+struct MemoryPolicy {
+    modes: [&'static str; 7],
+    flags: [&'static str; 3],
+}
 
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 struct MountExtensions {
     idmap: Enabled,
+}
+
+written! { Features;
+    "ociVersionMin" => oci_version_min,
+    "ociVersionMax" => oci_version_max,
+    "hooks" => hooks,
+    "mountOptions" => mount_options,
+    "linux" => linux,
+    "annotations" => annotations,
+    "potentiallyUnsafeConfigAnnotations" => potentially_unsafe_config_annotations,
+}
+
+written! { Linux;
+    "namespaces" => namespaces,
+    "capabilities" => capabilities,
+    "cgroup" => cgroup,
+    "seccomp" => seccomp,
+    "apparmor" => apparmor,
+    "selinux" => selinux,
+    "intelRdt" => intel_rdt,
+    "memoryPolicy" => memory_policy,
+    "mountExtensions" => mount_extensions,
+    "netDevices" => net_devices,
+}
+
+written! { Cgroup;
+    "v1" => v1,
+    "v2" => v2,
+    "systemd" => systemd,
+    "systemdUser" => systemd_user,
+    "rdma" => rdma,
+}
+
+written! { Seccomp;
+    "enabled" => enabled,
+    "actions" => actions,
+    "operators" => operators,
+    "archs" => archs,
+    "knownFlags" => known_flags,
+    "supportedFlags" => supported_flags,
+}
+
+written! { Enabled;
+    "enabled" => enabled,
+}
+
+written! { MemoryPolicy;
+    "modes" => modes,
+    "flags" => flags,
+}
+
+written! { MountExtensions;
+    "idmap" => idmap,
 }
 
 fn features() -> Result<Features> {
@@ -103,7 +154,18 @@ fn features() -> Result<Features> {
             apparmor: Enabled { enabled: true },
             selinux: Enabled { enabled: true },
             intel_rdt: Enabled { enabled: false },
-            memory_policy: MemoryPolicy {},
+            memory_policy: MemoryPolicy {
+                modes: [
+                    "MPOL_DEFAULT",
+                    "MPOL_PREFERRED",
+                    "MPOL_BIND",
+                    "MPOL_INTERLEAVE",
+                    "MPOL_LOCAL",
+                    "MPOL_PREFERRED_MANY",
+                    "MPOL_WEIGHTED_INTERLEAVE",
+                ],
+                flags: ["MPOL_F_STATIC_NODES", "MPOL_F_RELATIVE_NODES", "MPOL_F_NUMA_BALANCING"],
+            },
             mount_extensions: MountExtensions { idmap: Enabled { enabled: true } },
             net_devices: Enabled { enabled: false },
         },
@@ -162,7 +224,7 @@ mod tests {
 
     #[test]
     fn callers_find_what_they_look_for() {
-        let json: serde_json::Value = serde_json::from_str(&output::json_indented(&features().unwrap(), "    ").unwrap()).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&json::indented(&features().unwrap(), "    ")).unwrap();
         assert!(json["mountOptions"].as_array().unwrap().contains(&"rro".into()));
         assert_eq!(json["linux"]["mountExtensions"]["idmap"]["enabled"], true);
         assert!(json["ociVersionMin"].is_string() && json["ociVersionMax"].is_string());

@@ -4,7 +4,7 @@ use super::state::State;
 use crate::cli::{Globals, List};
 use crate::commands::output;
 use crate::container::{Container, Error};
-use crate::log;
+use crate::{json, log};
 use anyhow::{Context, Result};
 use std::io::ErrorKind;
 use std::path::Path;
@@ -36,7 +36,7 @@ pub fn run(globals: &Globals, args: List) -> Result<i32> {
     }
     let text = if args.json {
         // Go's encoder knows an empty list only as one that was never made.
-        output::json(&(!states.is_empty()).then_some(&states))? + "\n"
+        json::text(&(!states.is_empty()).then_some(&states)) + "\n"
     } else {
         let head = ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(String::from).to_vec();
         output::table(&std::iter::once(head).chain(states.iter().map(State::cells)).collect::<Vec<_>>())

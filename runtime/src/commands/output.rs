@@ -1,10 +1,8 @@
-//! What commands print: JSON as Go's encoder writes it (callers compare it byte by byte), tables
-//! as its tabwriter aligns them, written to standard output in one piece.
+//! What commands print: tables as Go's tabwriter aligns them, all of it written to standard output in
+//! one piece.
 
 use crate::sys;
 use anyhow::{Context, Result};
-use serde::Serialize;
-use serde_json::ser::PrettyFormatter;
 use std::os::fd::AsFd;
 
 /// Writes to standard output.
@@ -17,41 +15,6 @@ pub fn print(text: &str) -> Result<()> {
         rest = &rest[n..];
     }
     Ok(())
-}
-
-/// JSON on one line, without a final newline.
-pub fn json(value: &impl Serialize) -> Result<String> {
-    Ok(escape(serde_json::to_string(value)?))
-}
-
-/// JSON indented by `indent` per level, without a final newline.
-pub fn json_indented(value: &impl Serialize, indent: &str) -> Result<String> {
-    let mut bytes = Vec::with_capacity(1024);
-    value.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, PrettyFormatter::with_indent(indent.as_bytes())))?;
-    Ok(escape(String::from_utf8(bytes)?))
-}
-
-/// One JSON string.
-pub(crate) fn json_text(text: &str) -> String {
-    escape(serde_json::Value::from(text).to_string())
-}
-
-/// Go escapes what could end a script in HTML. None of these characters has a meaning in JSON
-/// itself, so each is inside a string.
-fn escape(json: String) -> String {
-    let special = |c| matches!(c, '<' | '>' | '&' | '\u{2028}' | '\u{2029}');
-    if !json.contains(special) {
-        return json;
-    }
-    let mut escaped = String::with_capacity(json.len() + 64);
-    for c in json.chars() {
-        if special(c) {
-            escaped.push_str(&format!("\\u{:04x}", u32::from(c)));
-        } else {
-            escaped.push(c);
-        }
-    }
-    escaped
 }
 
 /// Lines of cells in columns: each at least 12 wide, 3 blanks after the widest; the last is free.
@@ -82,16 +45,6 @@ pub fn table(lines: &[Vec<String>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn go_json() {
-        assert_eq!(json(&["<a&b>", "\u{2028}", "é\t\u{1}"]).unwrap(), r#"["\u003ca\u0026b\u003e","\u2028","é\t\u0001"]"#);
-        assert_eq!(json(&None::<Vec<u8>>).unwrap(), "null");
-        assert_eq!(
-            json_indented(&serde_json::json!({"a": [1], "b": {}}), "    ").unwrap(),
-            "{\n    \"a\": [\n        1\n    ],\n    \"b\": {}\n}"
-        );
-    }
 
     #[test]
     fn columns() {

@@ -3,6 +3,7 @@
 use crate::cli::{Globals, Ps};
 use crate::commands::output;
 use crate::container::Container;
+use crate::json;
 use anyhow::{Context, Result, bail};
 use std::process::Command;
 
@@ -14,7 +15,7 @@ pub fn run(globals: &Globals, args: &Ps) -> Result<i32> {
         bail!("container {} has no cgroup in which its processes could be found", args.id);
     }
     if args.json {
-        output::print(&(output::json(&(!pids.is_empty()).then_some(&pids))? + "\n"))?;
+        output::print(&(json::text(&(!pids.is_empty()).then_some(&pids)) + "\n"))?;
         return Ok(0);
     }
     let mut command = Command::new("ps");

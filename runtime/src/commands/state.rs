@@ -3,8 +3,8 @@
 use crate::cli::{Globals, Id};
 use crate::commands::output;
 use crate::container::{Container, Status};
+use crate::json::{self, written};
 use anyhow::Result;
-use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -12,26 +12,36 @@ use std::path::Path;
 pub fn run(globals: &Globals, args: &Id) -> Result<i32> {
     let container = Container::load(&globals.root, &args.id)?;
     let state = State::of(&container, container.status()?, "");
-    output::print(&output::json_indented(&state, "  ")?)?;
+    output::print(&json::indented(&state, "  "))?;
     Ok(0)
 }
 
 /// The state of a container as runc prints it: the specification's document and some more.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug)]
 pub(super) struct State<'a> {
     oci_version: &'a str,
     id: &'a str,
     /// 0 when stopped.
     pid: i32,
-    status: Status,
+    status: &'static str,
     bundle: &'a Path,
     rootfs: &'a Path,
     created: &'a str,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    annotations: BTreeMap<&'a str, &'a str>,
+    annotations: Option<&'a BTreeMap<String, String>>,
     /// A user's name; empty in `state`.
     owner: &'a str,
+}
+
+written! { State<'a>;
+    "ociVersion" => oci_version,
+    "id" => id,
+    "pid" => pid,
+    "status" => status,
+    "bundle" => bundle,
+    "rootfs" => rootfs,
+    "created" => created,
+    "annotations" => annotations,
+    "owner" => owner,
 }
 
 impl<'a> State<'a> {
@@ -41,11 +51,11 @@ impl<'a> State<'a> {
             oci_version: &record.oci_version,
             id: &record.id,
             pid: if status == Status::Stopped { 0 } else { record.pid },
-            status,
+            status: status.name(),
             bundle: &record.bundle,
             rootfs: &record.rootfs,
             created: &record.created,
-            annotations: record.annotations.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect(),
+            annotations: Some(&record.annotations).filter(|a| !a.is_empty()),
             owner,
         }
     }

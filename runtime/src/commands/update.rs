@@ -5,10 +5,11 @@ use crate::cli::{Globals, Update};
 use crate::container::{Container, Error, Status};
 use crate::log;
 use anyhow::{Context, Result, bail};
-use oci_spec::runtime::LinuxResources;
-use serde_json::{Map, Value, json};
+use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxPids, LinuxResources};
 use std::io::Read;
+use std::num::ParseIntError;
 use std::path::Path;
+use std::str::FromStr;
 
 /// Changes the limits of a container.
 pub fn run(globals: &Globals, args: &Update) -> Result<i32> {
@@ -40,51 +41,56 @@ fn read(path: &Path) -> Result<LinuxResources> {
     Ok(resources)
 }
 
-/// The resources that the flags name, by way of the document that they stand for.
+/// The resources that the flags name.
 fn of_flags(values: &[(&'static str, String)]) -> Result<LinuxResources> {
-    let mut resources = Map::new();
+    let (mut cpu, mut memory, mut io) = (LinuxCpu::default(), LinuxMemory::default(), LinuxBlockIo::default());
+    let mut resources = LinuxResources::default();
     for (flag, text) in values.iter().filter(|v| !v.1.is_empty()) {
-        let invalid = || format!("invalid value for {flag}: {text:?}");
-        let (section, field, value) = match *flag {
+        match *flag {
             // Numbers of which runc cannot tell 0 from absent.
-            "blkio-weight" | "pids-limit" if text == "0" => continue,
-            "blkio-weight" => ("blockIO", "weight", json!(text.parse::<u16>().with_context(invalid)?)),
-            "cpu-period" => ("cpu", "period", json!(text.parse::<u64>().with_context(invalid)?)),
-            "cpu-quota" => ("cpu", "quota", json!(text.parse::<i64>().with_context(invalid)?)),
-            "cpu-burst" => ("cpu", "burst", json!(text.parse::<u64>().with_context(invalid)?)),
-            "cpu-share" => ("cpu", "shares", json!(text.parse::<u64>().with_context(invalid)?)),
-            "cpu-rt-period" => ("cpu", "realtimePeriod", json!(text.parse::<u64>().with_context(invalid)?)),
-            "cpu-rt-runtime" => ("cpu", "realtimeRuntime", json!(text.parse::<i64>().with_context(invalid)?)),
-            "cpu-idle" => ("cpu", "idle", json!(text.parse::<i64>().with_context(invalid)?)),
-            "cpuset-cpus" => ("cpu", "cpus", json!(text)),
-            "cpuset-mems" => ("cpu", "mems", json!(text)),
-            "memory" => ("memory", "limit", json!(bytes(text).with_context(invalid)?)),
-            "memory-reservation" => ("memory", "reservation", json!(bytes(text).with_context(invalid)?)),
-            "memory-swap" => ("memory", "swap", json!(bytes(text).with_context(invalid)?)),
-            "pids-limit" => ("pids", "limit", json!(text.parse::<i64>().with_context(invalid)?)),
-            "kernel-memory" | "kernel-memory-tcp" => {
-                log::warn(format!("--{flag} is ignored: the kernel has no such limit any more"));
-                continue;
+            "blkio-weight" | "pids-limit" if text == "0" => (),
+            "blkio-weight" => _ = io.set_weight(Some(number(flag, text)?)),
+            "cpu-period" => _ = cpu.set_period(Some(number(flag, text)?)),
+            "cpu-quota" => _ = cpu.set_quota(Some(number(flag, text)?)),
+            "cpu-burst" => _ = cpu.set_burst(Some(number(flag, text)?)),
+            "cpu-share" => _ = cpu.set_shares(Some(number(flag, text)?)),
+            "cpu-rt-period" => _ = cpu.set_realtime_period(Some(number(flag, text)?)),
+            "cpu-rt-runtime" => _ = cpu.set_realtime_runtime(Some(number(flag, text)?)),
+            "cpu-idle" => _ = cpu.set_idle(Some(number(flag, text)?)),
+            "cpuset-cpus" => _ = cpu.set_cpus(Some(text.clone())),
+            "cpuset-mems" => _ = cpu.set_mems(Some(text.clone())),
+            "memory" => _ = memory.set_limit(Some(bytes(flag, text)?)),
+            "memory-reservation" => _ = memory.set_reservation(Some(bytes(flag, text)?)),
+            "memory-swap" => _ = memory.set_swap(Some(bytes(flag, text)?)),
+            "pids-limit" => {
+                let mut pids = LinuxPids::default();
+                pids.set_limit(number(flag, text)?);
+                resources.set_pids(Some(pids));
             }
+            "kernel-memory" | "kernel-memory-tcp" => log::warn(format!("--{flag} is ignored: the kernel has no such limit any more")),
             "l3-cache-schema" => bail!("Intel RDT/CAT: l3 cache schema is not enabled (--{flag} is not supported)"),
             "mem-bw-schema" => bail!("Intel RDT/MBA: memory bandwidth schema is not enabled (--{flag} is not supported)"),
             other => bail!("--{other}: not supported"),
-        };
-        let section = resources.entry(section).or_insert_with(|| json!({}));
-        section[field] = value;
+        }
     }
     // Without a limit of memory there is none of memory and swap together either.
-    if let Some(memory) = resources.get_mut("memory")
-        && memory["limit"] == json!(-1)
-        && memory["swap"].is_null()
-    {
-        memory["swap"] = json!(-1);
+    if memory.limit() == Some(-1) && memory.swap().is_none() {
+        memory.set_swap(Some(-1));
     }
-    bundle::parse(Value::Object(resources).to_string().as_bytes()).context("update")
+    resources.set_cpu(Some(cpu)).set_memory(Some(memory)).set_block_io(Some(io));
+    Ok(resources)
+}
+
+fn number<T: FromStr<Err = ParseIntError>>(flag: &str, text: &str) -> Result<T> {
+    text.parse().with_context(|| format!("invalid value for {flag}: {text:?}"))
+}
+
+fn bytes(flag: &str, text: &str) -> Result<i64> {
+    size(text).with_context(|| format!("invalid value for {flag}: {text:?}"))
 }
 
 /// Bytes, `-1` for no limit; `k`, `m`, `g`, `t`, `p` (of 1024) may follow, and `b` or `ib` then.
-fn bytes(text: &str) -> Option<i64> {
+fn size(text: &str) -> Option<i64> {
     if text == "-1" {
         return Some(-1);
     }
@@ -119,10 +125,10 @@ mod tests {
         for (text, n) in
             [("-1", -1), ("0", 0), ("67108864", 67_108_864), ("32k", 32 << 10), ("1.5G", 3 << 29), ("64MiB", 64 << 20), ("2 gb", 2 << 30)]
         {
-            assert_eq!(bytes(text), Some(n), "{text}");
+            assert_eq!(size(text), Some(n), "{text}");
         }
         for text in ["", "x", "-2", "1x", "k", "1.2.3", "99999999999999999999", "8388608t"] {
-            assert_eq!(bytes(text), None, "{text}");
+            assert_eq!(size(text), None, "{text}");
         }
     }
 

@@ -4,6 +4,7 @@ use super::protocol::{Channel, Kind, Message};
 use super::{Exec, Gate, Plan, Setup, exec as exec_child, init};
 use crate::cgroups::Entry;
 use crate::container::{self, Container, Record};
+use crate::json::{self, written};
 use crate::namespaces::{self, NEWPID, NEWTIME};
 use crate::supervise::Supervisor;
 use crate::{hooks, log, sys};
@@ -256,6 +257,23 @@ fn run_hooks(plan: &Plan, container: &Container, pid: i32) -> Result<()> {
     container.record.run_hooks(hooks::Kind::CreateRuntime, &plan.hooks, pid)
 }
 
+/// What a seccomp agent reads beside the descriptor.
+struct ListenerState<'a> {
+    oci_version: &'a str,
+    fds: [&'a str; 1],
+    pid: i32,
+    metadata: Option<&'a str>,
+    state: container::State<'a>,
+}
+
+written! { ListenerState<'a>;
+    "ociVersion" => oci_version,
+    "fds" => fds,
+    "pid" => pid,
+    "metadata" => metadata,
+    "state" => state,
+}
+
 /// Fetches the notification descriptor and sends it to `linux.seccomp.listenerPath` (runtime-spec,
 /// "Container Process State"); `state` is the container's status and its init's pid.
 fn send_listener(setup: &Setup, record: &Record, state: (&str, i32), conversation: &Conversation, number: &str) -> Result<()> {
@@ -263,17 +281,15 @@ fn send_listener(setup: &Setup, record: &Record, state: (&str, i32), conversatio
         let listener = setup.filter.as_ref().and_then(|f| f.listener.as_ref()).context("a listener that nobody waits for")?;
         let process = conversation.pidfd.as_ref().context("no pidfd (Linux 5.6 has them)")?;
         let fd = sys::pidfd_getfd(process.as_fd(), number.parse()?).context("pidfd_getfd")?;
-        let mut text = serde_json::json!({
-            "ociVersion": record.oci_version,
-            "fds": ["seccompFd"],
-            "pid": conversation.pid,
-            "state": record.state(state.0, state.1),
+        let text = json::text(&ListenerState {
+            oci_version: &record.oci_version,
+            fds: ["seccompFd"],
+            pid: conversation.pid,
+            metadata: listener.metadata.as_deref(),
+            state: record.state(state.0, state.1),
         });
-        if let Some(metadata) = &listener.metadata {
-            text["metadata"] = metadata.as_str().into();
-        }
         let socket = crate::terminal::connect(&listener.path)?;
-        crate::terminal::send_fd(socket.as_fd(), fd.as_fd(), &text.to_string())
+        crate::terminal::send_fd(socket.as_fd(), fd.as_fd(), &text)
     };
     fetch().context("linux.seccomp.listenerPath")
 }

@@ -1,8 +1,8 @@
 //! How the plain values of a document are read: strings, numbers, lists, maps.
 
-use super::json::{Elements, Fields, Read, Reader, Result};
+use super::read::{Elements, Error, Fields, Read, Reader, Result};
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
 impl Read for String {
@@ -57,6 +57,12 @@ impl<T: Read> Read for Vec<T> {
     }
 }
 
+impl Read for [String; 2] {
+    fn read(reader: &mut Reader<'_>) -> Result<[String; 2]> {
+        Vec::read(reader)?.try_into().map_err(|_| Error::value("must be two strings".to_owned()))
+    }
+}
+
 impl<T: Read> Fields for HashMap<String, T> {
     fn field(&mut self, key: &str, reader: &mut Reader<'_>) -> Result<()> {
         self.insert(key.to_owned(), T::read(reader)?);
@@ -67,6 +73,21 @@ impl<T: Read> Fields for HashMap<String, T> {
 impl<T: Read> Read for HashMap<String, T> {
     fn read(reader: &mut Reader<'_>) -> Result<HashMap<String, T>> {
         let mut map = HashMap::new();
+        reader.object("", &mut map)?;
+        Ok(map)
+    }
+}
+
+impl Fields for BTreeMap<String, String> {
+    fn field(&mut self, key: &str, reader: &mut Reader<'_>) -> Result<()> {
+        self.insert(key.to_owned(), String::read(reader)?);
+        Ok(())
+    }
+}
+
+impl Read for BTreeMap<String, String> {
+    fn read(reader: &mut Reader<'_>) -> Result<BTreeMap<String, String>> {
+        let mut map = BTreeMap::new();
         reader.object("", &mut map)?;
         Ok(map)
     }

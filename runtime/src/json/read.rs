@@ -11,7 +11,7 @@ use std::fmt;
 /// Deeper nesting than any configuration has; it bounds the recursion.
 const MAX_DEPTH: u32 = 128;
 
-pub(super) type Result<T> = std::result::Result<T, Error>;
+pub(crate) type Result<T> = std::result::Result<T, Error>;
 
 /// What can be read from JSON.
 pub trait Read: Sized {
@@ -20,13 +20,13 @@ pub trait Read: Sized {
 }
 
 /// What takes the fields of an object. (No closure: the compiler makes two copies of each.)
-pub(super) trait Fields {
+pub(crate) trait Fields {
     /// Takes the value of the field `key`, or skips it.
     fn field(&mut self, key: &str, reader: &mut Reader<'_>) -> Result<()>;
 }
 
 /// What takes the elements of a list.
-pub(super) trait Elements {
+pub(crate) trait Elements {
     /// Takes one.
     fn element(&mut self, reader: &mut Reader<'_>) -> Result<()>;
 }
@@ -47,7 +47,7 @@ impl Elements for Nothing {
 }
 
 /// Reads a whole text, and the warnings that it gives rise to.
-pub(super) fn parse<T: Read>(json: &[u8]) -> Result<(T, Vec<String>)> {
+pub(crate) fn parse<T: Read>(json: &[u8]) -> Result<(T, Vec<String>)> {
     let text = std::str::from_utf8(json).map_err(|e| {
         let before = String::from_utf8_lossy(&json[..e.valid_up_to()]);
         Error::syntax(&before, before.len(), "not UTF-8")
@@ -74,7 +74,7 @@ enum Fault {
 
 impl Error {
     #[cold]
-    pub(super) fn value(what: String) -> Error {
+    pub(crate) fn value(what: String) -> Error {
         Error(Box::new(Fault::Value(String::new(), what)))
     }
 
@@ -115,13 +115,13 @@ pub struct Reader<'a> {
     at: usize,
     depth: u32,
     /// Names of capabilities that nobody knows; they are left out.
-    pub(super) unknown_capabilities: Vec<String>,
+    pub(crate) unknown_capabilities: Vec<String>,
 }
 
 impl<'a> Reader<'a> {
     /// Reads an object into `fields`, but for what is null. The field `needs` must be there, where it
     /// is not empty.
-    pub(super) fn object(&mut self, needs: &str, fields: &mut dyn Fields) -> Result<()> {
+    pub(crate) fn object(&mut self, needs: &str, fields: &mut dyn Fields) -> Result<()> {
         self.open(b'{', "an object")?;
         let mut seen = needs.is_empty();
         let mut more = !self.take(b'}');
@@ -148,7 +148,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads a list into `elements`.
-    pub(super) fn list(&mut self, elements: &mut dyn Elements) -> Result<()> {
+    pub(crate) fn list(&mut self, elements: &mut dyn Elements) -> Result<()> {
         self.open(b'[', "a list")?;
         let mut index = 0;
         let mut more = !self.take(b']');
@@ -161,7 +161,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads a string: a piece of the text itself unless it has escapes.
-    pub(super) fn text(&mut self) -> Result<Cow<'a, str>> {
+    pub(crate) fn text(&mut self) -> Result<Cow<'a, str>> {
         if self.peek() != Some(b'"') {
             return Err(self.wrong("a string"));
         }
@@ -177,7 +177,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads a string that must be one of `known`; its index.
-    pub(super) fn choice(&mut self, known: &[&str]) -> Result<usize> {
+    pub(crate) fn choice(&mut self, known: &[&str]) -> Result<usize> {
         let name = self.text()?;
         known.iter().position(|k| *k == name).ok_or_else(|| {
             let what = if name.is_empty() { "empty".to_owned() } else { format!("unknown value {name:?}") };
@@ -186,7 +186,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads a whole number within `min` and `max`.
-    pub(super) fn integer(&mut self, min: i128, max: i128) -> Result<i128> {
+    pub(crate) fn integer(&mut self, min: i128, max: i128) -> Result<i128> {
         let number = match self.peek() {
             Some(b'-' | b'0'..=b'9') => self.number()?,
             _ => return Err(self.wrong("a number")),
@@ -200,7 +200,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    pub(super) fn boolean(&mut self) -> Result<bool> {
+    pub(crate) fn boolean(&mut self) -> Result<bool> {
         match self.peek() {
             Some(b't') => self.word("true").map(|()| true),
             Some(b'f') => self.word("false").map(|()| false),
@@ -209,7 +209,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Passes over a value of any kind.
-    pub(super) fn skip(&mut self) -> Result<()> {
+    pub(crate) fn skip(&mut self) -> Result<()> {
         match self.peek() {
             Some(b'{') => self.object("", &mut Nothing),
             Some(b'[') => self.list(&mut Nothing),
