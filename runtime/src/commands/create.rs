@@ -9,6 +9,7 @@ use crate::{exec_fifo, sealed_exe, terminal};
 use anyhow::{Context, Result};
 use std::fs::File;
 use std::io::{ErrorKind, Write};
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -16,7 +17,8 @@ use std::path::Path;
 pub fn run(globals: &Globals, args: &Create) -> Result<i32> {
     process::check_preserved(args.preserve_fds)?;
     sealed_exe::ensure()?;
-    make(globals, args, true, None)?;
+    // Not freed, as in `make`: the process ends here.
+    std::mem::forget(make(globals, args, true, None)?);
     Ok(0)
 }
 
@@ -25,7 +27,8 @@ pub fn run(globals: &Globals, args: &Create) -> Result<i32> {
 pub(super) fn make(globals: &Globals, args: &Create, gated: bool, supervisor: Option<&mut Supervisor>) -> Result<(Container, Plan, Made)> {
     container::check_id(&args.id)?;
     let dir = args.bundle.as_deref().unwrap_or(Path::new("."));
-    let bundle = Bundle::load(dir, args.config.as_deref())?;
+    // Never freed: once there is a child, a write to a page that it shares is a page fault more.
+    let bundle = ManuallyDrop::new(Bundle::load(dir, args.config.as_deref())?);
     let mut plan = Plan::new(globals, args, &bundle).map_err(|e| taken(globals, &args.id).unwrap_or(e))?;
     terminal::check(plan.setup.terminal, supervisor.is_none(), args.console_socket.is_some())?;
     let console = args.console_socket.as_deref().map(terminal::connect).transpose().context("--console-socket")?;
