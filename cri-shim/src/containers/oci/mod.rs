@@ -4,19 +4,44 @@
 //! specifications, seccomp profiles); [`spec`] is a pure function of that. `containers::create` calls both before
 //! anything is made, so that a wrong field is `InvalidArgument` with its name and leaves nothing behind.
 
+mod annotations;
+mod capabilities;
+pub mod cdi;
+mod cgroup;
+pub mod devices;
 pub mod host;
+mod lsm;
+mod mounts;
+mod namespaces;
+mod process;
+mod resources;
+mod seccomp;
+mod sources;
+mod sysctls;
+#[cfg(test)]
+mod tests;
+mod users;
 
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxDevice, LinuxResources, LinuxSeccomp, Spec};
+use oci_spec::runtime::{LinuxBuilder, LinuxSeccomp, RootBuilder, Spec};
 use rrun_proto::v1;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::config::Config;
-use crate::error::Result;
-pub use host::{CgroupDriver, Features, Host};
+use crate::error::{Error, Result};
+pub use cgroup::cgroups_path;
+pub use host::{CgroupDriver, Features, Host, features};
+pub use lsm::{load_default_profile, pod_labels};
+pub use process::{stop_signal, stop_signal_name};
+pub use resources::update_resources;
+pub use sysctls::sysctls;
+
+/// The version of the runtime specification that our documents need: id-mapped mounts came with it, and older runtimes
+/// refuse what is newer.
+const OCI_VERSION: &str = "1.1.0";
 
 /// What a container is made from.
 #[derive(Debug, Clone, Copy)]
@@ -167,18 +192,14 @@ pub struct Found {
     /// The container's mounts in the order of the request.
     pub mounts: Vec<HostMount>,
     /// Devices besides the standard ones.
-    pub devices: Vec<LinuxDevice>,
-    /// The access to each of `devices`: `rwm` or less.
-    pub access: Vec<String>,
+    pub devices: Vec<devices::Device>,
     /// What CDI devices ask for.
-    pub cdi: CdiEdits,
+    pub cdi: cdi::Edits,
     /// The seccomp profile; `None`: unconfined.
     pub seccomp: Option<LinuxSeccomp>,
+    /// The AppArmor profile; `None`: unconfined.
+    pub apparmor: Option<String>,
 }
-
-/// What CDI devices ask for.
-#[derive(Debug, Clone, Default)]
-pub struct CdiEdits {}
 
 /// Who a container runs as.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -208,8 +229,20 @@ pub struct HostMount {
 /// # Errors
 /// `InvalidArgument` naming the field.
 pub fn find(input: &Input<'_>, image: BorrowedFd<'_>, image_volumes: &HashMap<usize, PathBuf>) -> Result<Found> {
-    let _ = (input, image, image_volumes);
-    Ok(Found::default())
+    namespaces::check_container(input)?;
+    let user = users::of_container(input.security(), input.image, image)?;
+    let found = Found {
+        user,
+        devices: devices::of_container(input)?,
+        cdi: cdi::of_container(input)?,
+        seccomp: seccomp::of_container(input)?,
+        apparmor: lsm::apparmor(input)?,
+        mounts: Vec::new(),
+    };
+    // All that can be refused is refused before a host folder is made.
+    spec(input, &found)?;
+    mounts::check(input)?;
+    Ok(Found { mounts: sources::of_container(input, image_volumes)?, ..found })
 }
 
 /// The specification of a container.
@@ -217,41 +250,66 @@ pub fn find(input: &Input<'_>, image: BorrowedFd<'_>, image_volumes: &HashMap<us
 /// # Errors
 /// `InvalidArgument` naming the field.
 pub fn spec(input: &Input<'_>, found: &Found) -> Result<Spec> {
-    let _ = (input, found);
-    Ok(Spec::default())
+    let security = input.security();
+    let (masked, readonly) = match security.privileged {
+        true => (Vec::new(), Vec::new()),
+        false => (security.masked_paths.clone(), security.readonly_paths.clone()),
+    };
+    let parent = input.pod.config.linux.as_ref().map_or("", |linux| &linux.cgroup_parent);
+    let mut linux = LinuxBuilder::default()
+        .namespaces(namespaces::namespaces(input)?)
+        .resources(resources::resources(input, found)?)
+        .cgroups_path(cgroups_path(parent, input.id, input.host.cgroup_driver, input.settings)?)
+        .masked_paths(masked)
+        .readonly_paths(readonly)
+        .build()
+        .map_err(anyhow::Error::from)?;
+    let nodes: Vec<_> = found.devices.iter().chain(&found.cdi.devices).map(|device| device.node.clone()).collect();
+    linux.set_devices(Some(nodes).filter(|nodes| !nodes.is_empty())).set_seccomp(found.seccomp.clone());
+    linux.set_rootfs_propagation(mounts::rootfs_propagation(found)).set_mount_label(lsm::mount_label(input)?);
+    let root = RootBuilder::default().path(input.rootfs).readonly(security.readonly_rootfs);
+    let mut spec = Spec::default();
+    spec.set_version(OCI_VERSION.to_owned()).set_root(Some(root.build().map_err(anyhow::Error::from)?));
+    spec.set_process(Some(process::process(input, found)?)).set_mounts(Some(mounts::mounts(input, found)?));
+    spec.set_hostname(None).set_hooks(found.cdi.hooks()).set_annotations(Some(annotations::annotations(input)));
+    spec.set_linux(Some(linux));
+    Ok(spec)
 }
 
-/// Checks a pod's configuration: user namespaces, sysctls, cgroup parent, handler's features. RunPodSandbox calls it first.
+/// Checks a pod's configuration: namespaces, sysctls, cgroup parent, what the handler can do. RunPodSandbox calls it
+/// before it makes anything.
 ///
 /// # Errors
 /// `InvalidArgument` naming the field.
 pub fn check_pod(config: &v1::PodSandboxConfig, handler: &str, features: Features, host: &Host) -> Result<()> {
-    let _ = (config, handler, features, host);
-    Ok(())
+    let Some(linux) = &config.linux else { return Ok(()) };
+    cgroup::check_parent(&linux.cgroup_parent, host.cgroup_driver)?;
+    let security = linux.security_context.clone().unwrap_or_default();
+    if security.run_as_group.is_some() && security.run_as_user.is_none() {
+        return Err(invalid("linux.security_context.run_as_group: set without run_as_user"));
+    }
+    let options = security.namespace_options.unwrap_or_default();
+    namespaces::check_pod(&options, handler, features)?;
+    sysctls::check(&linux.sysctls, &options)
 }
 
-/// The kernel parameters of a pod, with our own defaults, to be written in its namespaces when they are made.
-pub fn sysctls(config: &v1::PodSandboxConfig, settings: &Config) -> BTreeMap<String, String> {
-    let _ = settings;
-    config.linux.iter().flat_map(|linux| linux.sysctls.clone()).collect()
+impl Input<'_> {
+    /// The security context, empty where there is none.
+    fn security(&self) -> &v1::LinuxContainerSecurityContext {
+        static NONE: std::sync::LazyLock<v1::LinuxContainerSecurityContext> = std::sync::LazyLock::new(Default::default);
+        self.config.linux.as_ref().and_then(|linux| linux.security_context.as_ref()).unwrap_or(&NONE)
+    }
+
+    fn pod_security(&self) -> Option<&v1::LinuxSandboxSecurityContext> {
+        self.pod.config.linux.as_ref()?.security_context.as_ref()
+    }
+
+    fn resources(&self) -> Option<&v1::LinuxContainerResources> {
+        self.config.linux.as_ref()?.resources.as_ref()
+    }
 }
 
-/// `linux.cgroupsPath` of a container: `SLICE:PREFIX:ID` for systemd, `/PARENT/ID` else.
-pub fn cgroups_path(parent: &str, id: &str, driver: CgroupDriver, settings: &Config) -> PathBuf {
-    let _ = (driver, settings);
-    Path::new("/").join(parent.trim_start_matches('/')).join(id)
-}
-
-/// The resources for `update --resources -`: `update` over what the container has. Nothing is changed on error.
-/// Answers what ContainerStatus reports afterwards, too.
-///
-/// # Errors
-/// `InvalidArgument` naming the field.
-pub fn update_resources(
-    current: &v1::LinuxContainerResources,
-    update: &v1::LinuxContainerResources,
-    host: &Host,
-) -> Result<(LinuxResources, v1::LinuxContainerResources)> {
-    let _ = (update, host);
-    Ok((LinuxResources::default(), current.clone()))
+/// A wrong field; the text begins with its name.
+fn invalid(text: impl Into<String>) -> Error {
+    Error::InvalidArgument(text.into())
 }
