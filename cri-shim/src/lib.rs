@@ -6,5 +6,6 @@ pub mod cni;
 pub mod config;
 pub mod containers;
 pub mod error;
+pub mod images;
 pub mod monitor;
 pub mod streaming;

@@ -1,0 +1,5 @@
+//! Behaviour of the image store: unpacking against GNU tar, hostile archives, the store's life.
+mod gnu_tar;
+mod hostile;
+mod store;
+mod support;
