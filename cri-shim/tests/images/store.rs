@@ -49,6 +49,6 @@ fn an_image_is_loaded_found_kept_over_a_restart_and_removed() {
     assert!(images.lookup(id.as_str()).is_none() && images.list().is_empty());
     assert_eq!(layers_on_disk(temp.path()), 0);
     images.remove("busybox:1.36").unwrap();
-    drop(loaded);
+    drop((loaded, images));
     assert!(open(temp.path()).list().is_empty());
 }
