@@ -111,9 +111,9 @@ pub struct Images {
     pub parallel_layers: usize,
     /// A connection that gives no byte for so long is given up and resumed, in seconds.
     pub stall_seconds: u64,
-    /// Most bytes that one layer may unpack to; 0: no limit.
+    /// Most bytes that one layer may unpack to; 0: 64 GiB.
     pub max_layer_bytes: u64,
-    /// Most entries that one layer may have; 0: no limit.
+    /// Most entries that one layer may have; 0: four million.
     pub max_layer_entries: u64,
     /// Images that are never removed by kubelet.
     pub pinned: Vec<String>,

@@ -2,10 +2,25 @@
 //!
 //! Its memory is a cache: what it needs is on disk before it is acknowledged, and it may be killed at any moment.
 
+mod check;
+pub mod cli;
 pub mod cni;
 pub mod config;
 pub mod containers;
 pub mod error;
+pub mod events;
 pub mod images;
+pub mod jobs;
 pub mod monitor;
+pub mod nri;
+pub mod pods;
+pub mod record;
+pub mod recovery;
+pub mod rootfs;
+pub mod runtime;
+pub mod server;
+pub mod service;
+pub mod shim;
+pub mod step;
 pub mod streaming;
+mod sys;

@@ -1,12 +1,12 @@
-//! `rrun-cri`, the CRI v1 server. The server itself is not written yet; the
-//! binary says so rather than pretend.
+//! The program; `rrun_cri::cli` reads its command line.
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    if std::env::args().nth(1).as_deref() == Some("--version") {
-        println!("rrun-cri version {}", env!("CARGO_PKG_VERSION"));
-        return ExitCode::SUCCESS;
+    match rrun_cri::cli::run() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("rrun-cri: {error:#}");
+            ExitCode::FAILURE
+        }
     }
-    eprintln!("rrun-cri: this build serves no CRI requests yet; use containerd or CRI-O with rrun as their runtime");
-    ExitCode::FAILURE
 }

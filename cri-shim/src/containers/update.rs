@@ -1,0 +1,58 @@
+//! UpdateContainerResources and ReopenContainerLog.
+
+use anyhow::Context;
+use oci_spec::runtime::Spec;
+use rrun_proto::v1;
+
+use super::oci;
+use crate::error::{Error, Result};
+use crate::pods::blocking;
+use crate::shim::Shim;
+
+/// Changes the limits of a created or running container: all of them or none.
+pub async fn update(shim: &Shim, request: v1::UpdateContainerResourcesRequest) -> Result<()> {
+    let container = shim.container(&request.container_id)?;
+    let Some(mut wanted) = request.linux else { return Ok(()) };
+    if container.exit().is_some() {
+        return Err(Error::FailedPrecondition(format!("UpdateContainerResources: container {} has ended", container.id)));
+    }
+    let pod = shim.pod(&container.pod)?;
+    crate::nri::update_container(shim, &pod, &container, &mut wanted).await?;
+    let record = container.record();
+    let current = record.config.linux.as_ref().and_then(|linux| linux.resources.clone()).unwrap_or_default();
+    let (resources, now) = oci::update_resources(&current, &wanted, &shim.host)?;
+    if container.state() == v1::ContainerState::ContainerRunning {
+        let text = serde_json::to_vec(&resources).context("resources")?;
+        shim.runtimes.get(&pod.record().handler)?.update(&container.id, &text).await?;
+    }
+    let path = container.run_dir.join("config.json");
+    blocking(move || {
+        let text = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+        let mut spec: Spec = serde_json::from_slice(&text).with_context(|| format!("{}", path.display()))?;
+        if let Some(linux) = spec.linux_mut() {
+            // Device rules are no limits: they stay as they are.
+            let devices = linux.resources().as_ref().and_then(|old| old.devices().clone());
+            linux.set_resources(Some({
+                let mut new = resources;
+                new.set_devices(devices);
+                new
+            }));
+        }
+        let new = path.with_extension("new");
+        std::fs::write(&new, serde_json::to_vec(&spec).context("config.json")?)
+            .and_then(|()| std::fs::rename(&new, &path))
+            .with_context(|| format!("write {}", path.display()))?;
+        Ok(())
+    })
+    .await?;
+    container.update("container resources", |record| record.config.linux.get_or_insert_default().resources = Some(now)).await?;
+    crate::nri::post_update_container(shim, &pod, &container).await;
+    Ok(())
+}
+
+/// Goes on in a new log file.
+pub async fn reopen_log(shim: &Shim, id: &str) -> Result<()> {
+    let container = shim.container(id)?;
+    container.running("ReopenContainerLog")?;
+    Ok(shim.pod(&container.pod)?.monitor()?.reopen_log(&container.id).await?)
+}

@@ -1,0 +1,64 @@
+//! RemovePodSandbox.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rrun_proto::v1;
+use tonic::Status;
+
+use super::{Pod, blocking, stop};
+use crate::containers;
+use crate::error::Result;
+use crate::shim::Shim;
+use crate::step;
+
+/// Removes a sandbox with its containers. An unknown id is success.
+pub async fn remove(shim: &Shim, id: &str) -> Result<(), Status> {
+    let Ok(pod) = shim.pod(id) else { return Ok(()) };
+    let (name, shim) = (format!("remove pod {}", pod.id), shim.clone());
+    let job = {
+        let shim = shim.clone();
+        async move { remove_one(&shim, &pod).await.map(|()| String::new()).map_err(Status::from) }
+    };
+    shim.jobs.run(name, job).await.map(drop)
+}
+
+/// The whole of it.
+pub async fn remove_one(shim: &Shim, pod: &Arc<Pod>) -> Result<()> {
+    // Joins a stop that runs: two teardowns beside each other would run CNI plugins twice.
+    stop::stop(shim, &pod.id).await.map_err(|status| anyhow::anyhow!("{}", status.message()))?;
+    for container in shim.containers_of(&pod.id) {
+        containers::remove(shim, &container.id).await.map_err(|status| anyhow::anyhow!("{}", status.message()))?;
+    }
+    crate::nri::remove_pod_sandbox(shim, pod).await;
+    let (run_dir, dir) = (pod.run_dir.clone(), pod.dir.clone());
+    blocking(move || {
+        remove_folder(&run_dir)?;
+        step::reached("pod run folder gone");
+        // The record goes last, and at once: a folder without one belongs to nobody.
+        let record = dir.join("pod.json");
+        match std::fs::remove_file(&record) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(anyhow::anyhow!("remove {}: {error}", record.display()).into());
+            }
+            _ => {}
+        }
+        step::reached("pod record gone");
+        remove_folder(&dir)
+    })
+    .await?;
+    shim.forget_pod(&pod.id);
+    super::status::publish(shim, pod, v1::ContainerEventType::ContainerDeletedEvent);
+    Ok(())
+}
+
+/// Removes a folder of ours with all in it; nothing there is success. Blocks.
+pub fn remove_folder(path: &PathBuf) -> Result<()> {
+    if !path.is_absolute() || path.components().count() < 4 {
+        return Err(anyhow::anyhow!("remove {path:?}: not a folder of ours").into());
+    }
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(anyhow::anyhow!("remove {}: {error}", path.display()).into()),
+        _ => Ok(()),
+    }
+}

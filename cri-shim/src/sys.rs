@@ -1,0 +1,33 @@
+//! System calls that rustix lacks; the only `unsafe` code of this program.
+#![allow(unsafe_code)]
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use rustix::io::Errno;
+
+/// Makes a detached mount map ids by a user namespace (mount_setattr(2), `MOUNT_ATTR_IDMAP`; Linux 5.12, overlay
+/// layers 5.19).
+pub fn map_ids(mount: BorrowedFd<'_>, user: BorrowedFd<'_>) -> Result<(), Errno> {
+    set_attributes(mount, libc::MOUNT_ATTR_IDMAP, user.as_raw_fd() as u64, 0)
+}
+
+/// Makes a mount and all in it read-only (mount_setattr(2)).
+pub fn set_read_only(mount: BorrowedFd<'_>) -> Result<(), Errno> {
+    set_attributes(mount, libc::MOUNT_ATTR_RDONLY, 0, libc::AT_RECURSIVE)
+}
+
+fn set_attributes(mount: BorrowedFd<'_>, set: u64, user: u64, flags: i32) -> Result<(), Errno> {
+    let attributes = libc::mount_attr { attr_set: set, attr_clr: 0, propagation: 0, userns_fd: user };
+    // SAFETY: the path is an empty C string, and the kernel only reads `attributes`, whose size is given.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH | flags,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)) }
+}
