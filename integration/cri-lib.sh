@@ -2,8 +2,9 @@
 # the clients that they want and read this file; it reads lib.sh. The server is bin/rrun-cri;
 # SERVER=containerd tries a script itself on containerd. Before the namespaces are entered, where the
 # network still is, `clients` fetches and builds. Inside, /run, /var and the cgroups are the script's own.
+# CGROUP_DRIVER=systemd wants the process ids that systemd knows: BARE=1, on a machine that is thrown away.
 # shellcheck shell=bash
-NEEDS="$NEEDS busybox cni"
+NEEDS="$NEEDS busybox cni registry"
 SERVER=${SERVER:-rrun-cri}
 OWN_CGROUPS=1
 
@@ -35,31 +36,37 @@ own_cgroups() {
         if [ "$kind" = cgroup2 ]; then options=; else options=$(tr , '\n' <<<"$options" | grep -vE '^(rw|ro|relatime|xattr)$' | paste -sd ,); fi
         mount -t "$kind" ${options:+-o "$options"} cgroup "$folder"
         [ "$folder" = /sys/fs/cgroup ] || continue
-        mkdir "$folder/scripts" && echo 0 >"$folder/scripts/cgroup.procs"
         sed 's/\([a-z]\+\)/+\1/g' "$folder/cgroup.controllers" >"$folder/cgroup.subtree_control"
     done <<<"$hierarchies"
 }
 
-own_cgroups
 chmod 711 "$work" # pods with a user namespace pass
 mkdir "$work"/{var,var-work,tmp,cni,certs}
-mount -t tmpfs -o mode=755 none /run
-mount -t overlay -o "lowerdir=/var,upperdir=$work/var,workdir=$work/var-work" none /var
-mkdir -p /run/netns /run/lock
+if [ -z "${BARE:-}" ]; then
+    own_cgroups
+    mount -t tmpfs -o mode=755 none /run
+    mount -t overlay -o "lowerdir=/var,upperdir=$work/var,workdir=$work/var-work" none /var
+    mkdir -p /run/netns /run/lock
+fi
 TMPDIR=$work/tmp
 endpoint=unix://$work/cri.sock
 registry=127.0.0.1:5000
 RRUN_CRI=${RRUN_CRI:-${RRUN%/*}/rrun-cri}
 
+# What the portmap plugin asks of the kernel.
+HOST_PORTS=
+{ iptables -t nat -N rrun-it && iptables -t nat -A rrun-it -p tcp -m multiport --dports 1 -j RETURN; } 2>/dev/null && HOST_PORTS=1
+iptables -t nat -F rrun-it && iptables -t nat -X rrun-it
+
 # crictl ARGUMENT...: the client, on the server of this script
 crictl() { "$CLIENT_crictl" --config "$work/crictl.yaml" "$@"; }
 printf 'runtime-endpoint: %s\nimage-endpoint: %s\ntimeout: 60\n' "$endpoint" "$endpoint" >"$work/crictl.yaml"
 
-# start_registry: Debian's registry, with the images that the clients name, and mirrors to it
+# start_registry: Debian's docker-registry, with the images that the clients name, and mirrors to it
 start_registry() {
     local host
     printf 'version: 0.1\nlog: {level: error}\nstorage: {filesystem: {rootdirectory: %s}}\nhttp: {addr: "%s"}\n' "$work/registry" $registry >"$work/registry.yml"
-    docker-registry serve "$work/registry.yml" >"$work/registry.log" 2>&1 &
+    "$CLIENT_registry" serve "$work/registry.yml" >"$work/registry.log" 2>&1 &
     eventually bash -c ': </dev/tcp/${registry/://}' || { fail "the registry starts" "$work/registry.log"; finish; exit; }
     python3 "$here/images.py" "$CLIENT_busybox" $registry || exit 1
     for host in registry.k8s.io k8s.gcr.io gcr.io public.ecr.aws; do
@@ -73,8 +80,8 @@ start_server() {
     cat >"$work/cni/10-bridge.conflist" <<C
 {"cniVersion": "1.0.0", "name": "rrun-it", "plugins": [
   {"type": "bridge", "bridge": "cni0", "isGateway": true,
-   "ipam": {"type": "host-local", "dataDir": "$work/addresses", "ranges": [[{"subnet": "10.89.0.0/16"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
-  {"type": "portmap", "capabilities": {"portMappings": true}}]}
+   "ipam": {"type": "host-local", "dataDir": "$work/addresses", "ranges": [[{"subnet": "10.89.0.0/16"}]], "routes": [{"dst": "0.0.0.0/0"}]}}
+  $([ -z "$HOST_PORTS" ] || echo ', {"type": "portmap", "capabilities": {"portMappings": true}}')]}
 C
     "start_${SERVER//-/_}"
     eventually crictl version || { fail "$SERVER starts" "$work/server.log"; finish; exit; }
@@ -97,6 +104,7 @@ restrict_oom_score_adj = true
 runtime_type = "io.containerd.runc.v2"
 [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
 BinaryName = "$CLIENT_runc"
+SystemdCgroup = $([ "${CGROUP_DRIVER:-}" = systemd ] && echo true || echo false)
 [plugins.'io.containerd.cri.v1.runtime'.cni]
 bin_dirs = ["$CLIENT_cni"]
 conf_dir = "$work/cni"
@@ -117,7 +125,7 @@ root = "$work/server-root"
 state = "$work/server-state"
 socket = "$work/cri.sock"
 monitor = "${RRUN_CRI%/*}/rrun-monitor"
-cgroup_driver = "cgroupfs"
+cgroup_driver = "${CGROUP_DRIVER:-cgroupfs}"
 log_level = "${LOG_LEVEL:-info}"
 [runtimes.rrun]
 path = "${RUNTIME:-$RRUN}"

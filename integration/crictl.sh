@@ -76,7 +76,7 @@ ok "logs --reopen" 'mv $work/logs/loop.log $work/logs/old.log && crictl logs --r
 
 web=$(make web)
 ok "the pod's address serves" 'eventually busybox wget -q -O $work/page http://$address && grep -q Welcome $work/page'
-ok "its host port serves" 'busybox wget -q -O $work/page http://127.0.0.1:12080 && grep -q Welcome $work/page'
+[ -z "$HOST_PORTS" ] && skip "its host port serves" "the kernel has no multiport match" || ok "its host port serves" 'busybox wget -q -O $work/page http://127.0.0.1:12080 && grep -q Welcome $work/page'
 for transport in spdy websocket; do
     crictl port-forward -r $transport "$pod" 12180:80 >"$work/forward" 2>&1 &
     forward=$!

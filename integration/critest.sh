@@ -1,8 +1,16 @@
 #!/usr/bin/env bash
 # critest in full: every case passes, or is skipped for something that this kernel lacks. Arguments are
 # critest's own (as -ginkgo.focus=PATTERN); WebSocket is tried only without any.
-NEEDS="critest crictl"
+NEEDS="critest crictl apparmor_parser"
 . "$(dirname "$0")/cri-lib.sh"
+
+# critest loads its profiles by `sudo apparmor_parser`.
+mkdir "$work/bin"
+printf '#!/bin/sh\nexec "$@"\n' >"$work/bin/sudo"
+files=${CLIENT_apparmor_parser%/usr/*}/etc
+printf '#!/bin/sh\nexec %s --config-file %s/apparmor/parser.conf --base %s/apparmor.d "$@"\n' "$CLIENT_apparmor_parser" "$files" "$files" >"$work/bin/apparmor_parser"
+chmod 755 "$work"/bin/*
+PATH=$work/bin:$PATH
 
 start_registry
 start_server

@@ -17,18 +17,24 @@ sweep() {
 # cgroup_mounts: the mounted hierarchies, as lines of: folder, type, options
 cgroup_mounts() { sed -n 's/.* \(\/sys\/fs\/cgroup[^ ]*\) .* - \(cgroup2\?\) [^ ]* \([^ ]*\)$/\1 \2 \3/p' /proc/self/mountinfo; }
 
-# enter_cgroups NAME: moves this shell into a cgroup of that name in every hierarchy. A script that sets
-# OWN_CGROUPS runs there, in a cgroup namespace (own_cgroups in cri-lib.sh shows it nothing else).
+# enter_cgroups NAME [TYPE]: moves this shell into a cgroup of that name, in every hierarchy or in those of a type
 enter_cgroups() {
     local folder kind options file
     while read -r folder kind options; do
-        mkdir -p "$folder/$1" || continue
+        [ "$kind" = "${2:-$kind}" ] && mkdir -p "$folder/$1" || continue
         case ,$options, in *,cpuset,*)
             for file in cpuset.mems cpuset.cpus; do cat "$folder/$file" >"$folder/$1/$file"; done
             ;;
         esac
         echo 0 >"$folder/$1/cgroup.procs"
     done < <(cgroup_mounts)
+}
+
+# with_own_cgroups NAME COMMAND...: becomes the command, in a cgroup namespace whose root is the cgroup of that
+# name (own_cgroups in cri-lib.sh shows it), and, where a cgroup with controllers may have no processes, below it
+with_own_cgroups() {
+    enter_cgroups "$1"
+    exec unshare --cgroup -- bash -c 'enter_cgroups "$0/scripts" cgroup2; exec "$@"' "$@"
 }
 
 if [ -z "${RRUN_INTEGRATION:-}" ]; then
@@ -39,10 +45,14 @@ if [ -z "${RRUN_INTEGRATION:-}" ]; then
     fi
     [ -x "$RRUN" ] || { echo "${0##*/}: no program $RRUN" >&2; exit 1; }
     RRUN_INTEGRATION=$(mktemp -d "${TMPDIR:-/tmp}/rrun-it.XXXXXX")
-    (
-        [ -z "${OWN_CGROUPS:-}" ] || enter_cgroups "${RRUN_INTEGRATION##*/}"
-        exec unshare --mount --pid --net ${OWN_CGROUPS:+--cgroup} --fork --kill-child --mount-proc -- bash "$0" "$@"
-    )
+    enter=(unshare --mount --pid --net --fork --kill-child --mount-proc -- bash "$0" "$@")
+    if [ -n "${BARE:-}" ]; then
+        bash "$0" "$@"
+    elif [ -n "${OWN_CGROUPS:-}" ]; then
+        (with_own_cgroups "${RRUN_INTEGRATION##*/}" "${enter[@]}")
+    else
+        "${enter[@]}"
+    fi
     status=$?
     [ -z "${OWN_CGROUPS:-}" ] || sweep "${RRUN_INTEGRATION##*/}"
     rm -rf "$RRUN_INTEGRATION"
