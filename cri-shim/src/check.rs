@@ -18,7 +18,7 @@ enum Found {
 }
 
 /// Prints what is there and what is not. Fails if the daemon could not serve.
-pub fn run(config: &Config) -> Result<ExitCode> {
+pub(crate) fn run(config: &Config) -> Result<ExitCode> {
     let mut fatal = false;
     for found in look(config)? {
         match found {

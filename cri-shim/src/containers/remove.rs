@@ -23,7 +23,7 @@ pub async fn remove(shim: &Shim, id: &str) -> Result<(), Status> {
 }
 
 /// The whole of it.
-pub async fn remove_one(shim: &Shim, container: &Arc<Container>) -> Result<()> {
+pub(crate) async fn remove_one(shim: &Shim, container: &Arc<Container>) -> Result<()> {
     stop::stop_one(shim, container, 0).await?;
     super::clean_up(shim, container).await.map_err(|status| anyhow::anyhow!("{}", status.message()))?;
     crate::nri::remove_container(shim, container).await;

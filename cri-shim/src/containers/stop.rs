@@ -39,7 +39,7 @@ pub async fn stop_all(shim: &Shim, pod: &str) -> Result<()> {
 }
 
 /// The whole of it.
-pub async fn stop_one(shim: &Shim, container: &Arc<Container>, grace: i64) -> Result<()> {
+pub(crate) async fn stop_one(shim: &Shim, container: &Arc<Container>, grace: i64) -> Result<()> {
     if container.state() != v1::ContainerState::ContainerRunning {
         // A process that waits to be started is `clean_up`'s.
         return Ok(());

@@ -29,7 +29,7 @@ pub fn paths(config: &v1::PodSandboxConfig, run_dir: &Path) -> Files {
 }
 
 /// Writes and mounts them. Blocks.
-pub fn make(config: &v1::PodSandboxConfig, hostname: &str, run_dir: &Path) -> Result<()> {
+pub(crate) fn make(config: &v1::PodSandboxConfig, hostname: &str, run_dir: &Path) -> Result<()> {
     let write = |name: &str, text: String| {
         let path = run_dir.join(name);
         fs::write(&path, text).with_context(|| format!("write {}", path.display()))

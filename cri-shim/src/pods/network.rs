@@ -9,7 +9,7 @@ use crate::record;
 use crate::shim::Shim;
 
 /// CNI ADD; the pod's addresses and what the plugins said.
-pub async fn add(shim: &Shim, pod: &Pod) -> Result<(Vec<String>, serde_json::Value)> {
+pub(crate) async fn add(shim: &Shim, pod: &Pod) -> Result<(Vec<String>, serde_json::Value)> {
     let result = shim.network.add(&attachment(&pod.record())).await?;
     if result.ips.is_empty() {
         return Err(Error::Internal(anyhow::anyhow!("the CNI plugins gave pod sandbox {} no address", pod.id)));
@@ -18,7 +18,7 @@ pub async fn add(shim: &Shim, pod: &Pod) -> Result<(Vec<String>, serde_json::Val
 }
 
 /// CNI DEL; nothing there is success.
-pub async fn del(shim: &Shim, record: &record::Pod) -> Result<()> {
+pub(crate) async fn del(shim: &Shim, record: &record::Pod) -> Result<()> {
     Ok(shim.network.del(&attachment(record)).await?)
 }
 

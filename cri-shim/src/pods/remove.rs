@@ -24,7 +24,7 @@ pub async fn remove(shim: &Shim, id: &str) -> Result<(), Status> {
 }
 
 /// The whole of it.
-pub async fn remove_one(shim: &Shim, pod: &Arc<Pod>) -> Result<()> {
+pub(crate) async fn remove_one(shim: &Shim, pod: &Arc<Pod>) -> Result<()> {
     // Joins a stop that runs: two teardowns beside each other would run CNI plugins twice.
     stop::stop(shim, &pod.id).await.map_err(|status| anyhow::anyhow!("{}", status.message()))?;
     for container in shim.containers_of(&pod.id) {

@@ -91,7 +91,7 @@ fn info(pod: &Pod) -> BTreeMap<String, String> {
 }
 
 /// Tells readers of events what happened to a sandbox.
-pub fn publish(shim: &Shim, pod: &Pod, kind: v1::ContainerEventType) {
+pub(crate) fn publish(shim: &Shim, pod: &Pod, kind: v1::ContainerEventType) {
     if !shim.events.has_readers() {
         return;
     }
