@@ -7,12 +7,12 @@ use rustix::io::Errno;
 
 /// Makes a detached mount map ids by a user namespace (mount_setattr(2), `MOUNT_ATTR_IDMAP`; Linux 5.12, overlay
 /// layers 5.19).
-pub fn map_ids(mount: BorrowedFd<'_>, user: BorrowedFd<'_>) -> Result<(), Errno> {
+pub(crate) fn map_ids(mount: BorrowedFd<'_>, user: BorrowedFd<'_>) -> Result<(), Errno> {
     set_attributes(mount, libc::MOUNT_ATTR_IDMAP, user.as_raw_fd() as u64, 0)
 }
 
 /// Makes a mount and all in it read-only (mount_setattr(2)).
-pub fn set_read_only(mount: BorrowedFd<'_>) -> Result<(), Errno> {
+pub(crate) fn set_read_only(mount: BorrowedFd<'_>) -> Result<(), Errno> {
     set_attributes(mount, libc::MOUNT_ATTR_RDONLY, 0, libc::AT_RECURSIVE)
 }
 
