@@ -5,23 +5,39 @@
 //! `layers/<id>/` (one folder per unpacked layer), `partial/` (what is being made or
 //! removed; nothing in it survives a start but blobs of interrupted pulls).
 //! An `Arc<Image>` is a lease: its layers stay while one is held.
+mod auth;
+mod blob;
 mod config;
 mod db;
 mod decompress;
 mod digest;
+mod failure;
+mod hosts;
+mod http;
 mod ingest;
+mod keychain;
 mod layers;
 mod load;
 mod lower;
+mod policy;
+pub mod progress;
+mod pull;
 mod reference;
+mod registry;
+mod resolve;
 mod store;
 pub mod tar;
 pub mod unpack;
 
+pub use auth::Credentials;
 pub use config::{Descriptor, ImageConfig, ImageDocument, Manifest, Platform, media};
 pub use digest::{Digest, Hasher, HashingReader};
+pub use http::Pace;
 pub use ingest::{Ingest, LayerPlan, LayerWriter, Names, NewImage};
+pub use keychain::credentials;
+pub use pull::Puller;
 pub use reference::Reference;
+pub use resolve::host_platform;
 pub use store::{FsInfo, Image, Images};
 
 /// Whether an error comes of a full disk or a quota.
