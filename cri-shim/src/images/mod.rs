@@ -50,10 +50,10 @@ pub fn disk_full(error: &anyhow::Error) -> bool {
     })
 }
 
-/// A step of the store's writes. Tests kill the process at each: `RRUN_CRI_STOP_AT=NAME`
-/// in a debug build.
+/// A step of the store's writes. Tests kill the process at each (`RRUN_CRI_DIE_AT=NAME`), in
+/// debug builds only.
 fn step(name: &str) {
-    if cfg!(debug_assertions) && std::env::var("RRUN_CRI_STOP_AT").is_ok_and(|at| at == name) {
+    if cfg!(debug_assertions) && std::env::var("RRUN_CRI_DIE_AT").is_ok_and(|at| at == name) {
         std::process::abort();
     }
 }

@@ -1,11 +1,11 @@
 //! The store's life: load, look-ups, sharing, removal, restart.
-use crate::support::{Temp, archive, file, layout, node};
+use crate::support::{Temp, archive, file, is_root, layout, node};
 use rrun_cri::images::Images;
 use rrun_cri::images::tar::Kind;
 use rrun_cri::images::unpack::Options;
 use std::path::Path;
 
-fn open(dir: &Path) -> Images {
+pub(crate) fn open(dir: &Path) -> Images {
     let squash = !rustix::process::geteuid().is_root();
     Images::open(&dir.join("store"), Options { squash, ..Options::default() }).unwrap()
 }
@@ -51,4 +51,122 @@ fn an_image_is_loaded_found_kept_over_a_restart_and_removed() {
     images.remove("busybox:1.36").unwrap();
     drop((loaded, images));
     assert!(open(temp.path()).list().is_empty());
+}
+
+#[test]
+fn layers_are_kept_once_and_freed_with_the_last_image() {
+    let temp = Temp::new();
+    let own = |name: &str| archive(&[node(Kind::Dir, "own", ""), file("own/x", name)]);
+    layout(&temp.join("a"), "a:1", &[base(), own("a")], true);
+    layout(&temp.join("b"), "b:1", &[base(), own("b")], false);
+    // The same content in another place of the chain, and twice in one image.
+    layout(&temp.join("c"), "c:1", &[own("a"), base(), own("a")], false);
+    let images = open(temp.path());
+    std::thread::scope(|scope| {
+        for name in ["a", "b", "c"] {
+            let (images, path) = (images.clone(), temp.join(name));
+            scope.spawn(move || images.load(&path, None).unwrap());
+        }
+    });
+    assert_eq!(layers_on_disk(temp.path()), 3);
+    assert_eq!(images.lookup("c:1").unwrap().layers.len(), 2);
+    let sizes: u64 = images.list().iter().map(|image| image.size).sum();
+    assert!(images.fs_info().used_bytes > 0 && sizes > 0);
+    images.remove("b:1").unwrap();
+    assert_eq!(layers_on_disk(temp.path()), 2);
+    images.remove("a:1").unwrap();
+    assert_eq!(layers_on_disk(temp.path()), 2);
+    images.remove("c:1").unwrap();
+    assert_eq!(layers_on_disk(temp.path()), 0);
+}
+
+#[test]
+fn an_image_in_use_keeps_its_layers_until_it_is_let_go() {
+    let temp = Temp::new();
+    let id = layout(&temp.join("l"), "a:1", &[base()], true);
+    let images = open(temp.path());
+    images.load(&temp.join("l"), None).unwrap();
+    let held = images.lookup("a:1").unwrap();
+    images.remove("a:1").unwrap();
+    assert!(images.lookup("a:1").is_none() && images.list().is_empty());
+    assert!(held.layers[0].join("etc/a").exists());
+    drop((held, images));
+    // A restart, before the containers are known again.
+    let images = open(temp.path());
+    let held = images.by_id(id.as_str()).unwrap();
+    images.collect().unwrap();
+    assert!(held.layers[0].join("etc/a").exists());
+    drop(held);
+    images.collect().unwrap();
+    assert_eq!(layers_on_disk(temp.path()), 0);
+    assert!(images.by_id(id.as_str()).is_none());
+}
+
+#[test]
+fn a_directory_without_an_entry_is_as_in_the_layers_below() {
+    if !is_root() {
+        return;
+    }
+    use std::os::unix::fs::MetadataExt;
+    let mut tmp = node(Kind::Dir, "tmp", "");
+    (tmp.0.mode, tmp.0.uid, tmp.0.mtime) = (0o1777, 5, (77, 0));
+    let temp = Temp::new();
+    layout(&temp.join("l"), "a:1", &[archive(&[tmp]), base(), archive(&[file("tmp/x", "x"), file("new/x", "x")])], true);
+    let images = open(temp.path());
+    let image = images.load(&temp.join("l"), None).unwrap().remove(0);
+    let meta = std::fs::metadata(image.layers[2].join("tmp")).unwrap();
+    assert_eq!((meta.mode() & 0o7777, meta.uid(), meta.mtime()), (0o1777, 5, 77));
+    assert_eq!(std::fs::metadata(image.layers[2].join("new")).unwrap().mode() & 0o7777, 0o755);
+}
+
+#[test]
+fn a_tag_moves_and_wrong_content_changes_nothing() {
+    let temp = Temp::new();
+    let first = layout(&temp.join("1"), "a:1", &[base()], true);
+    layout(&temp.join("2"), "a:1", &[base(), archive(&[file("x", "2")])], true);
+    let images = open(temp.path());
+    images.load(&temp.join("1"), None).unwrap();
+    let second = images.load(&temp.join("2"), None).unwrap().remove(0);
+    assert_eq!(images.lookup("a:1").unwrap().id, second.id);
+    assert!(images.lookup(first.as_str()).unwrap().repo_tags.is_empty());
+    let before = (images.list().len(), layers_on_disk(temp.path()));
+    // A blob that is not what its name says, then one that is cut off.
+    layout(&temp.join("3"), "b:1", &[archive(&[file("y", "3")])], true);
+    let blobs = || std::fs::read_dir(temp.join("3/blobs/sha256")).unwrap().map(|entry| entry.unwrap().path());
+    let gzip = blobs().find(|path| std::fs::read(path).unwrap().starts_with(&[0x1f, 0x8b])).unwrap();
+    let bytes = std::fs::read(&gzip).unwrap();
+    for wrong in [[&bytes[..], b"x"].concat(), bytes[..bytes.len() / 2].to_vec(), b"<html>".to_vec(), Vec::new()] {
+        std::fs::write(&gzip, wrong).unwrap();
+        let error = format!("{:#}", images.load(&temp.join("3"), None).unwrap_err());
+        assert!(error.contains("layer sha256:"), "{error}");
+        assert_eq!((images.list().len(), layers_on_disk(temp.path())), before);
+        assert_eq!(std::fs::read_dir(temp.join("store/partial")).unwrap().count(), 0, "{error}");
+    }
+    std::fs::write(&gzip, &bytes).unwrap();
+    images.load(&temp.join("3"), None).unwrap();
+}
+
+#[test]
+fn docker_save_archives_and_compressed_layouts_are_loaded() {
+    let temp = Temp::new();
+    let config = serde_json::json!({"architecture": "amd64", "os": "linux", "config": {"Entrypoint": null, "Volumes": {"/v": {}}},
+        "rootfs": {"type": "layers", "diff_ids": [rrun_cri::images::Digest::of(&base())]}})
+    .to_string();
+    let manifest = r#"[{"Config":"c.json","RepoTags":["a:1","b:2"],"Layers":["x/layer.tar"]}]"#;
+    let layer = base();
+    let link = node(Kind::Symlink, "x/layer.tar", "../y/layer.tar");
+    let entry = rrun_cri::images::tar::Entry::file(b"y/layer.tar", layer.len() as u64);
+    let tar = archive(&[link, (entry, layer), file("c.json", &config), file("manifest.json", manifest)]);
+    std::fs::write(temp.join("saved.tar"), &tar).unwrap();
+    let images = open(temp.path());
+    let image = images.load(&temp.join("saved.tar"), None).unwrap().remove(0);
+    assert_eq!(image.repo_tags, ["docker.io/library/a:1", "docker.io/library/b:2"]);
+    assert_eq!(image.config.volumes, ["/v"]);
+    images.remove("b:2").unwrap();
+    assert!(images.lookup("a:1").is_none());
+    std::fs::write(temp.join("saved.tar.zst"), zstd::encode_all(&tar[..], 1).unwrap()).unwrap();
+    let error = images.load(&temp.join("saved.tar.zst"), Some("Not A Name")).unwrap_err();
+    assert!(format!("{error:#}").contains("Not A Name"));
+    let image = images.load(&temp.join("saved.tar.zst"), Some("localhost:5000/c")).unwrap().remove(0);
+    assert_eq!(image.repo_tags, ["localhost:5000/c:latest"]);
 }

@@ -98,3 +98,35 @@ pub(crate) fn layout(dir: &Path, name: &str, layers: &[Vec<u8>], gzip: bool) -> 
     std::fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
     config_digest
 }
+
+/// A file system that is unmounted with the test.
+pub(crate) struct Mount(PathBuf);
+
+impl Mount {
+    pub(crate) fn tmpfs(at: &Path, options: &str) -> Mount {
+        std::fs::create_dir_all(at).unwrap();
+        Mount::run(&["-t", "tmpfs", "-o", options, "tmpfs"], at).expect("mount tmpfs")
+    }
+
+    /// A file with a file system in it.
+    pub(crate) fn file(file: &Path, at: &Path) -> Option<Mount> {
+        std::fs::create_dir_all(at).unwrap();
+        Mount::run(&["-o", "loop", file.to_str().unwrap()], at)
+    }
+
+    fn run(options: &[&str], at: &Path) -> Option<Mount> {
+        let mounted = std::process::Command::new("mount").args(options).arg(at).status().is_ok_and(|status| status.success());
+        mounted.then(|| Mount(at.to_owned()))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let unmounted = std::process::Command::new("umount").arg(&self.0).status();
+        assert!(unmounted.is_ok_and(|status| status.success()) || std::thread::panicking(), "umount {:?}", self.0);
+    }
+}
