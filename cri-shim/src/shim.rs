@@ -12,7 +12,7 @@ use crate::containers::Container;
 use crate::containers::oci::Host;
 use crate::error::{Error, Result};
 use crate::events::Events;
-use crate::images::Images;
+use crate::images::{Images, Puller};
 use crate::jobs::Jobs;
 use crate::pods::Pod;
 use crate::runtime::Runtimes;
@@ -38,6 +38,8 @@ pub struct Inner {
     pub pins: Pins,
     /// The image store.
     pub images: Images,
+    /// Fills it from registries.
+    pub puller: Puller,
     /// Running requests by name.
     pub jobs: Jobs,
     /// What happens to containers.
@@ -65,7 +67,8 @@ impl Shim {
     pub fn new(config: Config, host: Host, boot_id: String, runtimes: Runtimes, network: Network, images: Images) -> Shim {
         let (jobs, events, objects) = (Jobs::default(), Events::default(), Mutex::default());
         let (urls, pins) = (OnceLock::new(), Pins::new(&config));
-        Shim(Arc::new(Inner { urls, pins, config, host, boot_id, runtimes, network, images, jobs, events, objects }))
+        let puller = Puller::new(images.clone(), &config.images);
+        Shim(Arc::new(Inner { urls, pins, config, host, boot_id, runtimes, network, images, puller, jobs, events, objects }))
     }
 }
 

@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 
 use rrun_proto::v1;
 use serde_json::{Value, json};
-use tonic::Status;
 
 use crate::error::{Error, Result};
-use crate::images::Image;
+use crate::images::{Credentials, Image, Reference};
 use crate::pods::blocking;
 use crate::shim::{Shim, now};
 
@@ -28,8 +27,12 @@ pub(super) fn status(shim: &Shim, request: &v1::ImageStatusRequest) -> Result<v1
     Ok(v1::ImageStatusResponse { image: image.map(|image| message(&image)), info })
 }
 
-pub(super) async fn pull(_: &Shim, _: v1::PullImageRequest) -> Result<String, Status> {
-    Err(super::unimplemented("PullImage"))
+pub(super) async fn pull(shim: &Shim, request: v1::PullImageRequest) -> Result<String> {
+    let name = named(request.image.as_ref())?;
+    let reference = Reference::parse(name).map_err(|error| Error::InvalidArgument(format!("{error:#}")))?;
+    let credentials = Credentials::from_cri(request.auth.as_ref(), &reference.domain)?;
+    let image = shim.puller.pull(&reference, credentials, |_| ()).await?;
+    Ok(image.id.clone())
 }
 
 pub(super) async fn remove(shim: &Shim, request: &v1::RemoveImageRequest) -> Result<()> {
