@@ -6,7 +6,7 @@ CC      ?= cc
 CARGO   ?= $(shell scripts/setup --cargo)
 export CARGO CC
 
-# rrun is linked static and at a fixed address: that starts in a fraction of the time a dynamic
+# rrun and the pod monitor are linked static and at a fixed address: that starts in a fraction of the time a dynamic
 # program takes. A target folder of its own keeps these flags from rebuilding everything else.
 STATIC = CARGO_TARGET_DIR=target/static RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static" \
 	LIBSECCOMP_LINK_TYPE=static LIBSECCOMP_LIB_PATH="$$(dirname "$$($(CC) -print-file-name=libseccomp.a)")" \
@@ -20,9 +20,9 @@ all: build
 
 # The release binaries, in bin/.
 build: setup-build
-	$(STATIC) $(CARGO) build --release --locked --package rrun --target "$(HOST)"
+	$(STATIC) $(CARGO) build --release --locked --package rrun --package rrun-monitor --target "$(HOST)"
 	$(CARGO) build --release --locked --package rrun-cri
-	@scripts/place "target/static/$(HOST)/release/rrun" target/release/rrun-cri
+	@scripts/place "target/static/$(HOST)/release/rrun" "target/static/$(HOST)/release/rrun-monitor" target/release/rrun-cri
 
 # A first container: no network, no image.
 run: setup-run build

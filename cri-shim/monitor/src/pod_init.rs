@@ -58,7 +58,8 @@ impl Program {
         if let Err(error) = prepare() {
             return error;
         }
-        anyhow::Error::from(sys::execute(self.0.as_fd(), [c"pod-init", c"pod-init"])).context("execve")
+        anyhow::Error::from(sys::execute(self.0.as_fd(), [c"pod-init", c"pod-init"]))
+            .context("execve (rrun-monitor has to be a static program: make build links it so)")
     }
 }
 
