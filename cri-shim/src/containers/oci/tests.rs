@@ -711,3 +711,49 @@ fn image_configs_with_null() {
     let config: ImageConfig = serde_json::from_str(r#"{"Env": null, "Cmd": ["x"], "Volumes": {"/data": {}}, "Hostname": "h"}"#).unwrap();
     assert_eq!((config.cmd.len(), config.env.len(), config.volumes.len()), (1, 0, 1));
 }
+
+/// A real runtime takes what we make, our seccomp profile included. Needs root, the built rrun and a static busybox.
+#[test]
+fn rrun_runs_it() {
+    let runtime = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("rrun");
+    let busybox = Path::new("/bin/busybox");
+    if !rustix::process::geteuid().is_root() || !runtime.exists() || !busybox.exists() {
+        eprintln!("skipped: needs root, {} and a static {}", runtime.display(), busybox.display());
+        return;
+    }
+    let bundle = std::env::temp_dir().join(format!("rrun-cri-bundle-{}", std::process::id()));
+    let mut case = Case::new();
+    fs::create_dir_all(bundle.join("rootfs/bin")).unwrap();
+    fs::copy(busybox, bundle.join("rootfs/bin/busybox")).unwrap();
+    case.host = Host::probe(&case.settings).unwrap();
+    case.host.cgroup_driver = CgroupDriver::Cgroupfs;
+    case.pod.linux.as_mut().unwrap().cgroup_parent.clear();
+    case.namespaces = Namespaces::default();
+    case.files = Files::default();
+    let script = "hostname >/dev/null; echo $HOSTNAME $(id -u) $(cat /data/file); echo x >/data/file || exit 7";
+    case.config.command = ["/bin/busybox", "sh", "-c", script].map(str::to_owned).to_vec();
+    fs::create_dir_all(bundle.join("data")).unwrap();
+    fs::write(bundle.join("data/file"), "volume").unwrap();
+    let host_path = bundle.join("data").to_str().unwrap().to_owned();
+    case.config.mounts = vec![v1::Mount { container_path: "/data".into(), host_path, readonly: true, ..Default::default() }];
+    case.security().run_as_user = Some(v1::Int64Value { value: 1000 });
+    case.security().seccomp = Some(v1::SecurityProfile::default());
+    case.security().readonly_rootfs = true;
+    case.security().masked_paths = vec!["/proc/kcore".into()];
+    case.resources().memory_limit_in_bytes = 64 << 20;
+    let mut spec = case.make().unwrap().0;
+    spec.root_mut().as_mut().unwrap().set_path(bundle.join("rootfs"));
+    fs::write(bundle.join("config.json"), serde_json::to_vec(&spec).unwrap()).unwrap();
+    let id = format!("rrun-cri-test-{}", std::process::id());
+    let output = std::process::Command::new(runtime)
+        .arg("--root")
+        .arg(bundle.join("state"))
+        .args(["run", "--bundle"])
+        .arg(&bundle)
+        .arg(&id)
+        .output()
+        .unwrap();
+    fs::remove_dir_all(&bundle).unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!((out.trim(), output.status.code()), ("web 1000 volume", Some(7)), "{err}");
+}
