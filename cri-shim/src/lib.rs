@@ -21,6 +21,7 @@ pub mod runtime;
 pub mod server;
 pub mod service;
 pub mod shim;
+pub mod stats;
 pub mod step;
 pub mod streaming;
 mod sys;

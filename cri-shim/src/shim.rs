@@ -16,6 +16,7 @@ use crate::images::{Images, Puller};
 use crate::jobs::Jobs;
 use crate::pods::Pod;
 use crate::runtime::Runtimes;
+use crate::stats::Stats;
 use crate::streaming::Urls;
 
 /// Everything, for everyone; a clone is the same one.
@@ -44,6 +45,8 @@ pub struct Inner {
     pub jobs: Jobs,
     /// What happens to containers.
     pub events: Events,
+    /// What pods and containers use.
+    pub stats: Stats,
     urls: OnceLock<Urls>,
     objects: Mutex<Objects>,
 }
@@ -66,9 +69,9 @@ impl Shim {
     /// A shim that knows no pods yet (`recovery` reads them).
     pub fn new(config: Config, host: Host, boot_id: String, runtimes: Runtimes, network: Network, images: Images) -> Shim {
         let (jobs, events, objects) = (Jobs::default(), Events::default(), Mutex::default());
-        let (urls, pins) = (OnceLock::new(), Pins::new(&config));
+        let (urls, pins, stats) = (OnceLock::new(), Pins::new(&config), Stats::new(&config.root));
         let puller = Puller::new(images.clone(), &config.images);
-        Shim(Arc::new(Inner { urls, pins, config, host, boot_id, runtimes, network, images, puller, jobs, events, objects }))
+        Shim(Arc::new(Inner { urls, pins, stats, config, host, boot_id, runtimes, network, images, puller, jobs, events, objects }))
     }
 }
 

@@ -6,7 +6,7 @@ use tonic::{Request, Response};
 
 use super::{Answer, Streamed, done, follow, pieces, stream, unimplemented, version};
 use crate::shim::Shim;
-use crate::{containers, pods};
+use crate::{containers, pods, stats};
 
 /// The RuntimeService of a shim.
 pub struct Runtime {
@@ -144,28 +144,37 @@ impl RuntimeService for Runtime {
         Ok(Response::new(v1::PortForwardResponse { url }))
     }
 
-    async fn container_stats(&self, _: Request<v1::ContainerStatsRequest>) -> Answer<v1::ContainerStatsResponse> {
-        Err(unimplemented("ContainerStats"))
+    async fn container_stats(&self, request: Request<v1::ContainerStatsRequest>) -> Answer<v1::ContainerStatsResponse> {
+        let stats = stats::container(&self.shim, &request.into_inner().container_id).await?;
+        Ok(Response::new(v1::ContainerStatsResponse { stats: Some(stats) }))
     }
 
-    async fn list_container_stats(&self, _: Request<v1::ListContainerStatsRequest>) -> Answer<v1::ListContainerStatsResponse> {
-        Err(unimplemented("ListContainerStats"))
+    async fn list_container_stats(&self, request: Request<v1::ListContainerStatsRequest>) -> Answer<v1::ListContainerStatsResponse> {
+        let stats = stats::containers(&self.shim, request.into_inner().filter).await?;
+        Ok(Response::new(v1::ListContainerStatsResponse { stats }))
     }
 
-    async fn stream_container_stats(&self, _: Request<v1::StreamContainerStatsRequest>) -> Answer<Self::StreamContainerStatsStream> {
-        Err(unimplemented("StreamContainerStats"))
+    async fn stream_container_stats(&self, request: Request<v1::StreamContainerStatsRequest>) -> Answer<Self::StreamContainerStatsStream> {
+        let pieces = pieces(stats::containers(&self.shim, request.into_inner().filter).await?);
+        Ok(stream(pieces.map(|container_stats| v1::StreamContainerStatsResponse { container_stats })))
     }
 
-    async fn pod_sandbox_stats(&self, _: Request<v1::PodSandboxStatsRequest>) -> Answer<v1::PodSandboxStatsResponse> {
-        Err(unimplemented("PodSandboxStats"))
+    async fn pod_sandbox_stats(&self, request: Request<v1::PodSandboxStatsRequest>) -> Answer<v1::PodSandboxStatsResponse> {
+        let stats = stats::pod(&self.shim, &request.into_inner().pod_sandbox_id).await?;
+        Ok(Response::new(v1::PodSandboxStatsResponse { stats: Some(stats) }))
     }
 
-    async fn list_pod_sandbox_stats(&self, _: Request<v1::ListPodSandboxStatsRequest>) -> Answer<v1::ListPodSandboxStatsResponse> {
-        Err(unimplemented("ListPodSandboxStats"))
+    async fn list_pod_sandbox_stats(&self, request: Request<v1::ListPodSandboxStatsRequest>) -> Answer<v1::ListPodSandboxStatsResponse> {
+        let stats = stats::pods(&self.shim, request.into_inner().filter).await?;
+        Ok(Response::new(v1::ListPodSandboxStatsResponse { stats }))
     }
 
-    async fn stream_pod_sandbox_stats(&self, _: Request<v1::StreamPodSandboxStatsRequest>) -> Answer<Self::StreamPodSandboxStatsStream> {
-        Err(unimplemented("StreamPodSandboxStats"))
+    async fn stream_pod_sandbox_stats(
+        &self,
+        request: Request<v1::StreamPodSandboxStatsRequest>,
+    ) -> Answer<Self::StreamPodSandboxStatsStream> {
+        let pieces = pieces(stats::pods(&self.shim, request.into_inner().filter).await?);
+        Ok(stream(pieces.map(|pod_sandbox_stats| v1::StreamPodSandboxStatsResponse { pod_sandbox_stats })))
     }
 
     async fn update_runtime_config(&self, _: Request<v1::UpdateRuntimeConfigRequest>) -> Answer<v1::UpdateRuntimeConfigResponse> {
@@ -195,18 +204,19 @@ impl RuntimeService for Runtime {
     }
 
     async fn list_metric_descriptors(&self, _: Request<v1::ListMetricDescriptorsRequest>) -> Answer<v1::ListMetricDescriptorsResponse> {
-        Err(unimplemented("ListMetricDescriptors"))
+        Ok(Response::new(v1::ListMetricDescriptorsResponse { descriptors: stats::descriptors() }))
     }
 
     async fn list_pod_sandbox_metrics(&self, _: Request<v1::ListPodSandboxMetricsRequest>) -> Answer<v1::ListPodSandboxMetricsResponse> {
-        Err(unimplemented("ListPodSandboxMetrics"))
+        Ok(Response::new(v1::ListPodSandboxMetricsResponse { pod_metrics: stats::metrics(&self.shim).await? }))
     }
 
     async fn stream_pod_sandbox_metrics(
         &self,
         _: Request<v1::StreamPodSandboxMetricsRequest>,
     ) -> Answer<Self::StreamPodSandboxMetricsStream> {
-        Err(unimplemented("StreamPodSandboxMetrics"))
+        let pieces = pieces(stats::metrics(&self.shim).await?);
+        Ok(stream(pieces.map(|pod_sandbox_metrics| v1::StreamPodSandboxMetricsResponse { pod_sandbox_metrics })))
     }
 
     async fn runtime_config(&self, _: Request<v1::RuntimeConfigRequest>) -> Answer<v1::RuntimeConfigResponse> {
