@@ -7,6 +7,7 @@ mod cgroups;
 mod cli;
 mod devices;
 mod enosys;
+mod events;
 mod exec;
 mod hooks;
 mod killed;

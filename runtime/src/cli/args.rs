@@ -2,6 +2,7 @@
 //! consumed by the command of the same name. Paths are as typed (relative to the current folder).
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// The flags before the command.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,6 +122,17 @@ pub struct Exec {
     pub cgroup: Vec<String>,
     /// `--ignore-paused`: join a paused container nevertheless.
     pub ignore_paused: bool,
+}
+
+/// `events`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Events {
+    /// The container's id.
+    pub id: String,
+    /// `--stats`: the usage, once.
+    pub stats: bool,
+    /// `--interval`.
+    pub interval: Duration,
 }
 
 /// `start`, `state`, `pause`, `resume`: nothing but an id.

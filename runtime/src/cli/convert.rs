@@ -1,10 +1,11 @@
 //! From parsed flags to the types of [`args`](super): the last checks that need no file.
 
 use super::parse::{Parsed, go_bool, number, utf8};
-use super::{CgroupManager, Create, Delete, Exec, Id, Kill, List, LogFormat, Ps, Run, Spec, Update};
+use super::{CgroupManager, Create, Delete, Events, Exec, Id, Kill, List, LogFormat, Ps, Run, Spec, Update};
 use crate::signals;
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 pub(super) fn id(p: &Parsed) -> Result<Id> {
     Ok(Id { id: operand(p, 0)? })
@@ -45,6 +46,40 @@ fn id_of(dir: &Path) -> Result<String> {
         id if id.is_empty() => bail!("{}: the folder has no name to make an id from (use 'run --bundle DIR ID')", dir.display()),
         id => Ok(id),
     }
+}
+
+pub(super) fn events(p: &Parsed) -> Result<Events> {
+    let interval = match p.text("interval")? {
+        None => Duration::from_secs(5),
+        Some(text) => duration(&text).with_context(|| format!("invalid value {text:?} for --interval (such as 5s or 100ms)"))?,
+    };
+    Ok(Events { id: operand(p, 0)?, stats: p.on("stats"), interval })
+}
+
+/// A duration as Go's programs write it, `1m30.5s`; a negative one is 0.
+fn duration(text: &str) -> Option<Duration> {
+    let (negative, mut rest) = text.strip_prefix('-').map_or((false, text.strip_prefix('+').unwrap_or(text)), |rest| (true, rest));
+    let mut nanoseconds = 0f64;
+    if rest.is_empty() {
+        return None;
+    }
+    while !rest.is_empty() && rest != "0" {
+        let unit_at = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let number: f64 = rest[..unit_at].parse().ok()?;
+        let unit_end = rest[unit_at..].find(|c: char| c.is_ascii_digit() || c == '.').map_or(rest.len(), |n| unit_at + n);
+        nanoseconds += number
+            * match &rest[unit_at..unit_end] {
+                "ns" => 1.0,
+                "us" | "µs" | "μs" => 1e3,
+                "ms" => 1e6,
+                "s" => 1e9,
+                "m" => 6e10,
+                "h" => 3.6e12,
+                _ => return None,
+            };
+        rest = &rest[unit_end..];
+    }
+    Some(Duration::from_nanos(if negative { 0 } else { nanoseconds as u64 }))
 }
 
 pub(super) fn exec(p: &Parsed) -> Result<Exec> {

@@ -148,7 +148,7 @@ pub(super) static COMMANDS: &[Command] = &[
     },
     Command {
         name: "events",
-        summary: "show a container's events and usage (not in this release)",
+        summary: "show a container's events and usage",
         operands: "ID",
         count: (1, 1),
         stop: false,
@@ -156,8 +156,8 @@ pub(super) static COMMANDS: &[Command] = &[
             switch("stats", "show the usage once and return"),
             value("interval", "DURATION", "time between two shows of the usage (default: 5s)"),
         ],
-        about: "Shows out-of-memory events and the usage of resources as JSON. This release cannot do it.",
-        run: |_, _| convert::not_yet("events"),
+        about: "Shows a line of JSON for what the container uses, at every interval, and for each time that the kernel kills one of its processes for want of memory, until the container is gone.",
+        run: |g, p| commands::events::run(g, &convert::events(p)?),
     },
     Command {
         name: "exec",

@@ -121,6 +121,18 @@ fn flags_around_operands() {
 }
 
 #[test]
+fn durations() {
+    let interval = |text: &str| convert::events(&of(&format!("events --interval {text} abc")).1).map(|e| e.interval.as_millis()).ok();
+    for (text, ms) in [("100ms", 100), ("5s", 5000), ("1m0.5s", 60_500), ("1h", 3_600_000), ("0", 0), ("-1s", 0), ("1500us", 1)] {
+        assert_eq!(interval(text), Some(ms), "{text}");
+    }
+    for text in ["5", "s", "1x", "1.2.3s", "."] {
+        assert_eq!(interval(text), None, "{text}");
+    }
+    assert_eq!(convert::events(&of("events abc --stats").1).unwrap().interval.as_secs(), 5);
+}
+
+#[test]
 fn switches_with_values() {
     let exec = |text| convert::exec(&of(text).1).unwrap();
     assert_eq!(exec("exec --no-new-privs=false abc x").no_new_privs, Some(false));

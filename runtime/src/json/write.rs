@@ -175,7 +175,7 @@ macro_rules! numbers {
     )* };
 }
 
-numbers!(i32 u32 u64 i64);
+numbers!(i32 u32 u64 i64 f64);
 
 impl<T: Write + ?Sized> Write for &T {
     fn write(&self, writer: &mut Writer) {
