@@ -184,8 +184,8 @@ impl LogFile {
                         let whole = rest[..written].iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
                         self.torn = !take_off(file, (written - whole) as u64);
                         rest = &rest[whole..];
-                        // The next attempt says why it was only a part.
-                        if !self.torn {
+                        // The next attempt says why it was only a part; not one line in it is reason enough to give up.
+                        if !self.torn && whole > 0 {
                             continue;
                         }
                         self.failing = Some(Errno::NOSPC);
