@@ -21,8 +21,8 @@ all: build
 # The release binaries, in bin/.
 build: setup-build
 	$(STATIC) $(CARGO) build --release --locked --package rrun --package rrun-monitor --target "$(HOST)"
-	$(CARGO) build --release --locked --package rrun-cri
-	@scripts/place "target/static/$(HOST)/release/rrun" "target/static/$(HOST)/release/rrun-monitor" target/release/rrun-cri
+	$(CARGO) build --profile daemon --locked --package rrun-cri
+	@scripts/place "target/static/$(HOST)/release/rrun" "target/static/$(HOST)/release/rrun-monitor" target/daemon/rrun-cri
 
 # A first container: no network, no image.
 run: setup-run build
