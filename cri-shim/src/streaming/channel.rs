@@ -34,6 +34,11 @@ impl Channel {
         Channel { out, framing: Framing::WebSocket { number, base64 } }
     }
 
+    /// Whether either side can end its direction and go on with the other.
+    pub(super) fn half_closes(&self) -> bool {
+        matches!(self.framing, Framing::Spdy { .. })
+    }
+
     /// Writes the payload in `chunk`, which is of no use afterwards until it is cleared.
     pub(super) async fn write(&self, chunk: &mut Chunk) -> io::Result<()> {
         self.frame(chunk);

@@ -28,6 +28,8 @@ pub async fn localhost(netns: Option<&Path>, port: u16) -> anyhow::Result<OwnedF
     };
     let first = match connect(v4, SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await {
         Ok(socket) => return Ok(socket),
+        // Somebody listens, and does not like us.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Err(error.into()),
         Err(error) => error,
     };
     let Some(v6) = v6 else { return Err(first).with_context(|| format!("connect to 127.0.0.1:{port}")) };

@@ -122,10 +122,13 @@ struct Output {
     io: Box<dyn AsyncWrite + Send + Unpin>,
     /// The rest of a frame whose writer was dropped half-way.
     rest: Vec<u8>,
+    /// A WebSocket's close was written: nothing may follow it.
+    closed: bool,
 }
 
 enum Control {
     Frame(Vec<u8>),
+    Close(Vec<u8>),
     Mark(oneshot::Sender<()>),
 }
 
@@ -142,6 +145,9 @@ impl Outgoing {
 
     async fn write_plain(&self, bytes: &[u8]) -> io::Result<()> {
         let mut output = self.io.lock().await;
+        if output.closed {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
         output.write_rest().await?;
         output.write(bytes).await?;
         self.activity.touch();
@@ -165,6 +171,11 @@ impl Outgoing {
     pub(super) async fn websocket_control(&self, frame: Vec<u8>) {
         // It fails only when nothing pumps any more, and then the connection is over.
         let _ = self.control.send(Control::Frame(frame)).await;
+    }
+
+    /// Queues a WebSocket's close: the last frame, as whatever is written later fails.
+    pub(super) async fn websocket_close(&self, code: u16) {
+        let _ = self.control.send(Control::Close(websocket::close(code, ""))).await;
     }
 
     /// Waits until all control frames queued so far are written.
@@ -221,6 +232,10 @@ impl ControlPump {
         while let Some(control) = self.0.recv().await {
             match control {
                 Control::Frame(frame) => out.write_plain(&frame).await?,
+                Control::Close(frame) => {
+                    out.write_plain(&frame).await?;
+                    out.io.lock().await.closed = true;
+                }
                 Control::Mark(mark) => drop(mark.send(())),
             }
         }
@@ -320,7 +335,7 @@ impl Link {
         let activity = Arc::new(Activity::new());
         let (control, controls) = mpsc::channel(CONTROL_FRAMES);
         let outgoing = Arc::new(Outgoing {
-            io: Mutex::new(Output { io: Box::new(write), rest: Vec::new() }),
+            io: Mutex::new(Output { io: Box::new(write), rest: Vec::new(), closed: false }),
             tunnel: carries == Carries::Tunnel,
             control,
             activity: activity.clone(),

@@ -7,6 +7,7 @@
 //! the end of its stdin and EPIPE on output; a pod's socket of a port-forward is closed. A client that leaves does the same.
 
 mod channel;
+pub mod channels;
 pub mod dial;
 mod fds;
 mod link;

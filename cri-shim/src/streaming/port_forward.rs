@@ -5,6 +5,7 @@
 //! its connection, the client resets a stream) breaks this pair and no other.
 
 use std::collections::HashMap;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::channel::Channel;
+use super::channels::{self, Channels, Piece};
 use super::fds::{Inlet, pump, watched};
 use super::link::{Gone, Link, Outgoing, Patience};
 use super::spdy::frame::Reset;
@@ -65,7 +67,7 @@ pub(super) async fn serve_websocket<B: Backend>(
     let Link { mut incoming, outgoing, controls, patience, activity } = link;
     let (leaving, left) = watch::channel(false);
     let pod = Arc::new(Pod { id: request.pod, backend });
-    let (mut inlets, mut tasks) = (Vec::new(), JoinSet::new());
+    let (mut pairs, mut tasks) = (Vec::new(), JoinSet::new());
     for (index, port) in request.ports.iter().enumerate() {
         let number =
             u8::try_from(2 * index).map_err(|_| anyhow!("{} ports are more than a WebSocket has channels for", request.ports.len()))?;
@@ -74,42 +76,18 @@ pub(super) async fn serve_websocket<B: Backend>(
             channel.write_copy(&port.to_le_bytes()).await?;
         }
         let pair = Arc::new(Pair::default());
-        inlets.push(pair.clone());
+        pairs.push(pair.clone());
         let (pod, left, port) = (pod.clone(), left.clone(), *port);
         tasks.spawn(async move { forward(&pod, port, &pair, &data, &error, left).await });
     }
     let all_done = async {
         while tasks.join_next().await.is_some() {}
-        outgoing.websocket_control(websocket::close(websocket::CLOSE_NORMAL, "")).await;
+        outgoing.websocket_close(websocket::CLOSE_NORMAL).await;
         outgoing.controls_written().await;
     };
-    let read = async {
-        let mut parser = websocket::Parser::default();
-        let mut channels = websocket::Channels::new(base64, false);
-        loop {
-            let mut bytes = incoming.read().await?;
-            if bytes.is_empty() {
-                return anyhow::Ok(());
-            }
-            while let Some(event) = parser.next(&mut bytes)? {
-                match event {
-                    websocket::Event::Message { bytes, start, end } => {
-                        if let Some(websocket::Piece::Data(number, bytes)) = channels.piece(bytes, start, end)? {
-                            if let (Some(pair), true) = (inlets.get(usize::from(number / 2)), number % 2 == 0) {
-                                pair.inlet.push(bytes, &patience).await?;
-                            }
-                        }
-                    }
-                    websocket::Event::Ping(bytes) => outgoing.websocket_control(websocket::pong(&bytes)).await,
-                    websocket::Event::Close => {
-                        outgoing.websocket_control(websocket::close(websocket::CLOSE_NORMAL, "")).await;
-                        outgoing.controls_written().await;
-                        return Ok(());
-                    }
-                }
-            }
-        }
-    };
+    let channels = Channels::new(base64, false);
+    let mut numbers = Numbers(pairs);
+    let read = channels::read(&mut incoming, &outgoing, channels, &patience, &mut numbers);
     let result = tokio::select! {
         result = read => result,
         result = controls.run(&outgoing) => result.map_err(Into::into),
@@ -118,6 +96,19 @@ pub(super) async fn serve_websocket<B: Backend>(
     };
     finish(tasks, leaving).await;
     result
+}
+
+/// The channels of a WebSocket: 2i is the data of pair i.
+struct Numbers(Vec<Arc<Pair>>);
+
+impl channels::Handler for Numbers {
+    async fn piece(&mut self, piece: Piece<'_>, patience: &Patience) -> Result<(), Gone> {
+        let Piece::Data(number, bytes) = piece else { return Ok(()) };
+        match self.0.get(usize::from(number / 2)) {
+            Some(pair) if number % 2 == 0 => pair.inlet.push(bytes, patience).await,
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Lets pods take what clients sent before they left.
@@ -275,6 +266,9 @@ async fn forward<B: Backend>(pod: &Pod<B>, port: u16, pair: &Pair, data: &Channe
     };
     let socket = match socket.and_then(|socket: OwnedFd| Ok(watched(socket)?)) {
         Ok(socket) => socket,
+        Err(why) if why.downcast_ref::<io::Error>().is_some_and(|why| why.kind() == io::ErrorKind::ConnectionReset) => {
+            return break_off(data, error).await;
+        }
         Err(why) => {
             pair.inlet.discard();
             let text = format!("forward port {port} of pod {}: {why:#}", pod.id);
@@ -286,19 +280,23 @@ async fn forward<B: Backend>(pod: &Pod<B>, port: u16, pair: &Pair, data: &Channe
         pump(socket.clone(), data, None).await?;
         error.finish(&[], std::slice::from_ref(data)).await
     };
-    // The pod resets its connection: so does this side, with this pair. A client's text would end its whole session.
     let broken = async {
         tokio::pin!(up, down);
         tokio::select! {
             up = &mut up => up.is_err() || down.await.is_err(),
-            down = &mut down => down.is_err() || !matches!(timeout(AFTER_POD, up).await, Ok(Ok(()))),
+                down = &mut down => {
+                // The client of a WebSocket has no way to say that it will send nothing more.
+                if !data.half_closes() {
+                    pair.inlet.end();
+                }
+                down.is_err() || !matches!(timeout(AFTER_POD, up).await, Ok(Ok(())))
+            }
         }
     };
     let left = async { drop(left.wait_for(|left| *left).await) };
     tokio::select! {
         broken = broken => if broken {
-            data.reset(Reset::Cancel).await;
-            error.reset(Reset::Cancel).await;
+            break_off(data, error).await;
         },
         // The client waits for the end of the error stream before it is done with the pair.
         () = pair.cancel.notified() => drop(error.finish(&[], &[]).await),
@@ -307,4 +305,10 @@ async fn forward<B: Backend>(pod: &Pod<B>, port: u16, pair: &Pair, data: &Channe
             let _ = timeout(AFTER_CLIENT, pair.inlet.drain(socket)).await;
         }
     }
+}
+
+/// The pod has reset its connection, and so does this side with the pair. A text instead would make client-go end its session.
+async fn break_off(data: &Channel, error: &Channel) {
+    data.reset(Reset::Cancel).await;
+    error.reset(Reset::Cancel).await;
 }

@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::channel::Channel;
+use super::channels::{self, Channels, Piece};
 use super::fds::{Inlet, errno, pump, watched};
 use super::link::{Gone, Link, Outgoing, Patience};
 use super::protocol::Version;
@@ -115,37 +116,14 @@ pub(super) async fn serve_websocket<B: Backend>(
     let run_out = out.clone();
     tasks.spawn(async move {
         if run(command, backend, &client, &run_input, version).await.is_ok() {
-            run_out.websocket_control(websocket::close(websocket::CLOSE_NORMAL, "")).await;
+            run_out.websocket_close(websocket::CLOSE_NORMAL).await;
         }
         phase.send_replace(Phase::Finished);
     });
     let Link { mut incoming, outgoing, controls, patience, activity } = link;
-    let read = async {
-        let mut parser = websocket::Parser::default();
-        let mut channels = websocket::Channels::new(base64, version >= Version::V5);
-        loop {
-            let mut bytes = incoming.read().await?;
-            if bytes.is_empty() {
-                return anyhow::Ok(());
-            }
-            while let Some(event) = parser.next(&mut bytes)? {
-                match event {
-                    websocket::Event::Message { bytes, start, end } => match channels.piece(bytes, start, end)? {
-                        Some(websocket::Piece::Data(STDIN, bytes)) if wanted.stdin => input.stdin.push(bytes, &patience).await?,
-                        Some(websocket::Piece::Data(RESIZE, bytes)) if wanted.tty => input.terminal.text(bytes),
-                        Some(websocket::Piece::End(STDIN)) => input.stdin.end(),
-                        _ => {}
-                    },
-                    websocket::Event::Ping(bytes) => out.websocket_control(websocket::pong(&bytes)).await,
-                    websocket::Event::Close => {
-                        out.websocket_control(websocket::close(websocket::CLOSE_NORMAL, "")).await;
-                        out.controls_written().await;
-                        return Ok(());
-                    }
-                }
-            }
-        }
-    };
+    let channels = Channels::new(base64, version >= Version::V5);
+    let mut numbers = Numbers { wanted, input };
+    let read = channels::read(&mut incoming, &outgoing, channels, &patience, &mut numbers);
     let result = tokio::select! {
         result = read => result,
         result = controls.run(&outgoing) => Ok(result?),
@@ -192,6 +170,24 @@ struct Client {
     stdout: Option<Channel>,
     stderr: Option<Channel>,
     others: Vec<Channel>,
+}
+
+/// The channels of a WebSocket.
+struct Numbers {
+    wanted: Streams,
+    input: Arc<Input>,
+}
+
+impl channels::Handler for Numbers {
+    async fn piece(&mut self, piece: Piece<'_>, patience: &Patience) -> Result<(), Gone> {
+        match piece {
+            Piece::Data(STDIN, bytes) if self.wanted.stdin => self.input.stdin.push(bytes, patience).await?,
+            Piece::Data(RESIZE, bytes) if self.wanted.tty => self.input.terminal.text(bytes),
+            Piece::End(STDIN) => self.input.stdin.end(),
+            _ => {}
+        }
+        Ok(())
+    }
 }
 
 /// The streams of a SPDY connection.

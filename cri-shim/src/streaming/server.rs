@@ -166,11 +166,14 @@ async fn connection<B: Backend>(socket: TcpStream, tls: Option<TlsAcceptor>, sta
     };
     let upgrade = Arc::new(Mutex::new(None));
     let service = service_fn(|request| {
-        let response = answer(request, &state).map(|(response, wanted)| {
-            *upgrade.lock().unwrap_or_else(PoisonError::into_inner) = wanted;
-            response
-        });
-        std::future::ready(Ok::<_, Infallible>(response.unwrap_or_else(|refusal| refusal)))
+        let response = match answer(request, &state) {
+            Ok((response, wanted)) => {
+                *upgrade.lock().unwrap_or_else(PoisonError::into_inner) = Some(wanted);
+                response
+            }
+            Err(refusal) => *refusal,
+        };
+        std::future::ready(Ok::<_, Infallible>(response))
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -206,8 +209,11 @@ async fn session<B: Backend>(link: Link, protocol: Protocol, request: Waiting, b
 
 type Answer = Response<Full<Bytes>>;
 
+/// What a request gets instead of an upgrade. It is boxed, being much larger than what it stands in for.
+type Refusal = Box<Answer>;
+
 /// The answer to a request and the upgrade that follows it; or a refusal.
-fn answer(mut request: Request<Incoming>, state: &State) -> std::result::Result<(Answer, Option<Upgrade>), Answer> {
+fn answer(mut request: Request<Incoming>, state: &State) -> std::result::Result<(Answer, Upgrade), Refusal> {
     if request.method() != Method::GET && request.method() != Method::POST {
         let mut refusal = refuse(StatusCode::METHOD_NOT_ALLOWED, "GET or POST");
         refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, POST"));
@@ -226,22 +232,20 @@ fn answer(mut request: Request<Incoming>, state: &State) -> std::result::Result<
         _ => return Err(not_found()),
     };
     let (response, protocol) = switch(request.headers(), forward)?;
-    if let (Waiting::PortForward(forward), Protocol::WebSocket { .. }) = (&waiting, protocol) {
-        if forward.ports.is_empty() {
-            return Err(refuse(StatusCode::BAD_REQUEST, "no ports: a WebSocket's channels need them with the request"));
-        }
+    if matches!((&waiting, protocol), (Waiting::PortForward(forward), Protocol::WebSocket { .. }) if forward.ports.is_empty()) {
+        return Err(refuse(StatusCode::BAD_REQUEST, "no ports: a WebSocket's channels need them with the request"));
     }
-    Ok((response, Some(Upgrade { on: hyper::upgrade::on(&mut request), protocol, request: waiting })))
+    Ok((response, Upgrade { on: hyper::upgrade::on(&mut request), protocol, request: waiting }))
 }
 
 /// The switch to the protocol that a request's headers ask for.
-fn switch(headers: &HeaderMap, forward: bool) -> std::result::Result<(Answer, Protocol), Answer> {
+fn switch(headers: &HeaderMap, forward: bool) -> std::result::Result<(Answer, Protocol), Refusal> {
     let upgrade = tokens_of(headers, UPGRADE.as_str());
     let has = |list: &[&str], token: &str| list.iter().any(|value| value.eq_ignore_ascii_case(token));
     if !has(&tokens_of(headers, CONNECTION.as_str()), "upgrade") {
         return Err(refuse(StatusCode::BAD_REQUEST, "not an upgrade: Connection: Upgrade is missing"));
     }
-    let mut response = refuse(StatusCode::SWITCHING_PROTOCOLS, "");
+    let mut response = *refuse(StatusCode::SWITCHING_PROTOCOLS, "");
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     if has(&upgrade, "websocket") {
         let protocol = switch_websocket(headers, forward, response.headers_mut())?;
@@ -266,7 +270,7 @@ fn switch(headers: &HeaderMap, forward: bool) -> std::result::Result<(Answer, Pr
     Ok((response, protocol))
 }
 
-fn switch_websocket(headers: &HeaderMap, forward: bool, response: &mut HeaderMap) -> std::result::Result<Protocol, Answer> {
+fn switch_websocket(headers: &HeaderMap, forward: bool, response: &mut HeaderMap) -> std::result::Result<Protocol, Refusal> {
     if headers.get(WS_VERSION).is_none_or(|version| version != "13") {
         let mut refusal = refuse(StatusCode::UPGRADE_REQUIRED, "Sec-WebSocket-Version: 13 is spoken here");
         refusal.headers_mut().insert(WS_VERSION, HeaderValue::from_static("13"));
@@ -292,11 +296,11 @@ fn tokens_of<'a>(headers: &'a HeaderMap, name: &str) -> Vec<&'a str> {
     values.flat_map(|value| value.split(',')).map(str::trim).filter(|value| !value.is_empty()).collect()
 }
 
-fn refuse(status: StatusCode, text: &'static str) -> Answer {
+fn refuse(status: StatusCode, text: &'static str) -> Refusal {
     let line = if text.is_empty() { Bytes::new() } else { Bytes::from(format!("{text}\n")) };
     let mut response = Response::new(Full::new(line));
     *response.status_mut() = status;
-    response
+    Box::new(response)
 }
 
 /// Small frames go at once, and a client that has silently gone is noticed.

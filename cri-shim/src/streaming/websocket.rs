@@ -1,9 +1,8 @@
-//! WebSocket frames as RFC 6455 has them for a server, and the `channel.k8s.io` layer on top. No IO, and nothing is
-//! gathered: a message is handed on in the pieces it comes in, unmasked in place, so its length does not matter. The fuzz
-//! target `websocket` drives it.
+//! WebSocket frames as RFC 6455 has them for a server. No IO, and nothing is gathered: a message is handed on in the pieces
+//! it comes in, unmasked in place, so its length does not matter. The fuzz target `websocket` drives it.
 
 use base64::Engine;
-use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
+use base64::engine::general_purpose::STANDARD;
 use sha1::{Digest, Sha1};
 
 /// Longest head of a frame that a server sends.
@@ -13,8 +12,6 @@ pub const HEAD_LIMIT: usize = 10;
 pub const CLOSE_NORMAL: u16 = 1000;
 /// The peer broke the protocol.
 pub const CLOSE_PROTOCOL: u16 = 1002;
-/// Something broke on this side.
-pub const CLOSE_INTERNAL: u16 = 1011;
 
 const CONTINUE: u8 = 0;
 const TEXT: u8 = 1;
@@ -31,7 +28,7 @@ pub fn accept_key(key: &str) -> String {
 /// What makes a connection unusable.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("WebSocket: {0}")]
-pub struct Error(&'static str);
+pub struct Error(pub(super) &'static str);
 
 /// What a client says.
 #[derive(Debug, PartialEq, Eq)]
@@ -52,7 +49,7 @@ pub enum Event<'a> {
 }
 
 /// Reads what a client sends.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Parser {
     head: [u8; 14],
     have: usize,
@@ -69,12 +66,6 @@ struct Payload {
     start: bool,
     left: u64,
     mask: [u8; 4],
-}
-
-impl Default for Parser {
-    fn default() -> Self {
-        Parser { head: [0; 14], have: 0, payload: None, inside: false, control: Vec::new() }
-    }
 }
 
 impl Parser {
@@ -229,77 +220,6 @@ fn head(opcode: u8, length: usize) -> ([u8; HEAD_LIMIT], usize) {
     }
 }
 
-/// Takes messages apart into channels: the first byte is the channel's number, with base64 an ASCII digit.
-#[derive(Debug, Default)]
-pub struct Channels {
-    base64: bool,
-    half_close: bool,
-    current: Option<u8>,
-    /// Base64 text that is no whole group of four yet.
-    carry: Vec<u8>,
-    decoded: Vec<u8>,
-}
-
-/// What a piece of a message means.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Piece<'a> {
-    /// Bytes of a channel.
-    Data(u8, &'a [u8]),
-    /// The client will send nothing more on this channel (v5).
-    End(u8),
-}
-
-/// The channel of v5's half-close messages.
-const HALF_CLOSE: u8 = 255;
-
-impl Channels {
-    /// Channels of a protocol, with base64 text or not, with half-close messages (v5) or not.
-    pub fn new(base64: bool, half_close: bool) -> Channels {
-        Channels { base64, half_close, ..Channels::default() }
-    }
-
-    /// Takes the next piece of a message, as [`Event::Message`] tells it.
-    pub fn piece<'a>(&'a mut self, mut bytes: &'a [u8], start: bool, end: bool) -> Result<Option<Piece<'a>>, Error> {
-        if start {
-            self.current = None;
-            self.carry.clear();
-        }
-        let channel = match self.current {
-            Some(channel) => channel,
-            None => {
-                let Some((first, rest)) = bytes.split_first() else { return Ok(None) };
-                bytes = rest;
-                let channel = match self.base64 {
-                    true if first.is_ascii_digit() => first - b'0',
-                    true => return Err(Error("a message does not begin with a channel's digit")),
-                    false => *first,
-                };
-                self.current = Some(channel);
-                channel
-            }
-        };
-        if channel == HALF_CLOSE && self.half_close {
-            return Ok(bytes.first().map(|channel| Piece::End(*channel)));
-        }
-        if self.base64 {
-            self.decode(bytes, end)?;
-            bytes = &self.decoded;
-        }
-        Ok(Some(Piece::Data(channel, bytes)))
-    }
-
-    fn decode(&mut self, text: &[u8], end: bool) -> Result<(), Error> {
-        self.carry.extend_from_slice(text);
-        let whole = if end { self.carry.len() } else { self.carry.len() / 4 * 4 };
-        self.decoded.clear();
-        let encoded = self.carry[..whole].trim_ascii_end();
-        let engine = if encoded.len() % 4 == 0 { STANDARD } else { STANDARD_NO_PAD };
-        engine.decode_vec(encoded, &mut self.decoded).map_err(|_| Error("a message is not base64"))?;
-        self.carry.drain(..whole);
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -385,29 +305,6 @@ mod tests {
         assert_eq!(message_head(65536, false), ([0x82, 127, 0, 0, 0, 0, 0, 1, 0, 0], 10));
         assert_eq!(pong(b"hi"), [0x8a, 2, b'h', b'i']);
         assert_eq!(close(1000, &"ü".repeat(100)).len(), 2 + 2 + 122);
-    }
-
-    #[test]
-    fn channels_of_binary_base64_and_half_close() {
-        let mut v5 = Channels::new(false, true);
-        assert_eq!(v5.piece(b"", true, false), Ok(None));
-        assert_eq!(v5.piece(b"\0ab", false, false), Ok(Some(Piece::Data(0, b"ab"))));
-        assert_eq!(v5.piece(b"c", false, true), Ok(Some(Piece::Data(0, b"c"))));
-        assert_eq!(v5.piece(&[255, 0], true, true), Ok(Some(Piece::End(0))));
-        assert_eq!(Channels::new(false, false).piece(&[255, 0], true, true), Ok(Some(Piece::Data(255, &[0]))));
-        let text = STANDARD.encode("hello, world");
-        for cut in 0..=text.len() {
-            let mut base64 = Channels::new(true, false);
-            let (first, second) = (format!("0{}", &text[..cut]), &text[cut..]);
-            let mut out = Vec::new();
-            for (bytes, start) in [(first.as_bytes(), true), (second.as_bytes(), false)] {
-                let Ok(Some(Piece::Data(0, bytes))) = base64.piece(bytes, start, !start) else { panic!("cut at {cut}") };
-                out.extend_from_slice(bytes);
-            }
-            assert_eq!(out, b"hello, world", "cut at {cut}");
-        }
-        assert!(Channels::new(true, false).piece(b"x", true, true).is_err());
-        assert!(Channels::new(true, false).piece(b"0!!!!", true, true).is_err());
     }
 
     #[test]

@@ -55,7 +55,7 @@ impl Session {
                     websocket::Event::Message { bytes, .. } => self.take(bytes, patience, handler).await?,
                     websocket::Event::Ping(bytes) => self.out.websocket_control(websocket::pong(&bytes)).await,
                     websocket::Event::Close => {
-                        self.out.websocket_control(websocket::close(websocket::CLOSE_NORMAL, "")).await;
+                        self.out.websocket_close(websocket::CLOSE_NORMAL).await;
                         self.out.controls_written().await;
                         return Ok(());
                     }

@@ -1,0 +1,143 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"time"
+
+	"k8s.io/client-go/tools/remotecommand"
+)
+
+// slack is how much the server's memory may grow over a large transfer, in KiB.
+const slack = 16 << 10
+
+// counter counts what is written to it.
+type counter struct{ n int64 }
+
+func (c *counter) Write(bytes []byte) (int, error) {
+	c.n += int64(len(bytes))
+	return len(bytes), nil
+}
+
+type zeros struct{}
+
+func (zeros) Read(bytes []byte) (int, error) {
+	clear(bytes)
+	return len(bytes), nil
+}
+
+func input() io.Reader { return io.LimitReader(zeros{}, *size) }
+
+// flat runs a transfer and checks the server's memory.
+func flat(s *server, run func() error) error {
+	before, begin := s.memory("VmRSS"), time.Now()
+	if err := run(); err != nil {
+		return err
+	}
+	rate := float64(*size) / 1e6 / time.Since(begin).Seconds()
+	if after := s.memory("VmRSS"); after > before+slack {
+		return fmt.Errorf("the server's memory went from %d to %d KiB", before, after)
+	}
+	fmt.Printf("      %.0f MB/s\n", rate)
+	return nil
+}
+
+// transfers are the cases that move much.
+func transfers() []test {
+	var tests []test
+	for _, transport := range []string{"spdy", "websocket"} {
+		protocol := versions[1]
+		if transport == "websocket" {
+			protocol = versions[0]
+		}
+		add := func(name string, run func(*server) error) {
+			tests = append(tests, test{"large: " + transport + " " + name, func(s *server) error {
+				return flat(s, func() error { return run(s) })
+			}})
+		}
+		add("stdout", func(s *server) error {
+			var out counter
+			err := stream(s, transport, protocol, request{Exec: []string{"head", "-c", fmt.Sprint(*size), "/dev/zero"}}, remotecommand.StreamOptions{Stdout: &out})
+			if out.n != *size {
+				return fmt.Errorf("%d of %d bytes, %v", out.n, *size, err)
+			}
+			return err
+		})
+		add("stdin", func(s *server) error {
+			var out bytes.Buffer
+			err := stream(s, transport, protocol, request{Exec: []string{"wc", "-c"}}, remotecommand.StreamOptions{Stdin: input(), Stdout: &out})
+			if strings.TrimSpace(out.String()) != fmt.Sprint(*size) {
+				return fmt.Errorf("%q of %d bytes, %v", out.String(), *size, err)
+			}
+			return err
+		})
+		add("stdin to stdout", func(s *server) error {
+			var out counter
+			err := stream(s, transport, protocol, request{Exec: []string{"cat"}}, remotecommand.StreamOptions{Stdin: input(), Stdout: &out})
+			if out.n != *size {
+				return fmt.Errorf("%d of %d bytes, %v", out.n, *size, err)
+			}
+			return err
+		})
+		add("a client that does not read, then vanishes", func(s *server) error {
+			ctx, leave := context.WithCancel(context.Background())
+			first, wait := make(chan struct{}), make(chan struct{})
+			ended := make(chan error, 1)
+			go func() {
+				seen := false
+				ended <- streamContext(ctx, s, transport, protocol, request{Exec: []string{"yes"}}, remotecommand.StreamOptions{Stdout: writer(func([]byte) {
+					if !seen {
+						seen = true
+						close(first)
+						<-wait
+					}
+				})})
+			}()
+			<-first
+			time.Sleep(2 * time.Second)
+			leave()
+			close(wait)
+			<-ended
+			return nil
+		})
+	}
+	for _, transport := range []string{"spdy", "tunnel"} {
+		tests = append(tests, test{"large: port-forward over " + transport, func(s *server) error {
+			return flat(s, func() error { return echo(s, transport) })
+		}})
+	}
+	return tests
+}
+
+// echo moves much through a pod that sends it back.
+func echo(s *server, transport string) error {
+	port, stop, err := listen(func(c *net.TCPConn) { io.Copy(c, c); c.Close() })
+	if err != nil {
+		return err
+	}
+	defer stop()
+	address, leave, err := forward(s, transport, port)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	connection, err := connect(address)
+	if err != nil {
+		return err
+	}
+	defer connection.Close()
+	go func() {
+		io.Copy(connection, input())
+		connection.CloseWrite()
+	}()
+	var out counter
+	_, err = io.Copy(&out, connection)
+	if out.n != *size {
+		return fmt.Errorf("%d of %d bytes came back, %v", out.n, *size, err)
+	}
+	return err
+}
