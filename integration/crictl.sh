@@ -104,12 +104,13 @@ ok "the log goes on after a reopen" 'grep -q "stdout F bye" $work/logs/loop.log'
 ok "stop again" 'crictl stop $loop'
 ok "rm" 'crictl rm $loop'
 ok "rm of a running container" '! crictl rm $web && crictl rm --force $web'
-exits "inspect of what is gone" 1 "not" 'crictl inspect $loop'
+exits "inspect of what is gone" 1 "NotFound" 'crictl inspect $loop'
 ok "events" 'timeout 2 "$CLIENT_crictl" --config $work/crictl.yaml events >$work/events & sleep 1; crictl rm $wrong; wait; grep -q CONTAINER_DELETED $work/events'
 ok "stopp" 'crictl stopp $pod && crictl stopp $pod'
 prints "inspectp: not ready" "SANDBOX_NOTREADY" 'pod_field $pod .status.state'
 ok "rmp" 'crictl rmp $pod'
 ok "rmi" "crictl rmi $busybox $nginx"
 prints "nothing is left" "" 'crictl pods -q; crictl ps -aq; ls /run/netns; ls $work/addresses/rrun-it | grep "^10"; find /sys/fs/cgroup -path "*/hand/*" -type d; ip -o link | grep veth; true'
+[ -z "${KEEP:-}" ] || cp "$work"/*.log "$KEEP"
 kill "$server" && wait "$server" 2>/dev/null
 finish

@@ -6,6 +6,7 @@ SKIP only if this kernel lacks what it needs; any other skip is a FAIL.
 import json
 import os
 import sys
+from itertools import takewhile
 from pathlib import Path
 
 
@@ -45,7 +46,8 @@ def main(run, report):
             elif spec["State"] != "pending":
                 where = failure.get("Location", {})
                 print("FAIL", case)
-                for line in (message.strip().splitlines() or [spec["State"]])[:12]:
+                # Go's dump of an error says what the lines before it say.
+                for line in takewhile(lambda line: line.strip() not in ("Unexpected error:", "{"), message.strip().splitlines() or [spec["State"]]):
                     print("     " + line)
                 print(f"     at {Path(where.get('FileName', '?')).name}:{where.get('LineNumber', '?')}")
 
