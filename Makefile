@@ -14,7 +14,7 @@ STATIC = CARGO_TARGET_DIR=target/static RUSTFLAGS="-C target-feature=+crt-static
 HOST = $$($(CARGO) -vV | sed -n 's/^host: //p')
 
 .NOTPARALLEL:
-.PHONY: all build run test check bench integration install clean FORCE
+.PHONY: all build run test check bench integration clients install clean FORCE
 
 all: build
 
@@ -46,6 +46,10 @@ bench: setup-bench build
 # containerd, Docker and Podman on this runtime; crictl, critest and a kubelet on rrun-cri.
 integration: setup-integration build
 	@integration/all.sh
+
+# The last three of these alone, which CI runs.
+clients: setup-clients build
+	@integration/all.sh crictl critest kubelet
 
 # Binaries, man pages and shell completions; it builds nothing, so that `sudo make install` is enough.
 install:

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Runs every client's script; `make integration`.
+# all.sh [NAME...]: runs those clients' scripts, or all of them; `make integration`.
 cd "$(dirname "$0")" || exit 1
+[ $# != 0 ] || set -- $(ls ./*.sh | sed 's/^..//; s/\.sh$//' | grep -vE '^(all|.*lib)$')
 status=0
-for script in *.sh; do
-    case $script in all.sh | *lib.sh) continue ;; esac
-    echo "=== ${script%.sh}"
-    ./"$script" || status=1
+for name; do
+    echo "=== $name"
+    ./"$name.sh" || status=1
 done
 exit $status
