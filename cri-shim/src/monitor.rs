@@ -105,6 +105,8 @@ pub struct Created {
     pub pidfd: Option<OwnedFd>,
     /// The terminal's master, for the monitor's successor.
     pub pty: Option<OwnedFd>,
+    /// The output FIFOs. Keep them open, and never read: they hold what a container writes while its monitor is dead.
+    pub streams: Vec<OwnedFd>,
 }
 
 /// One container in the answer of [`Monitor::state`].
@@ -116,6 +118,8 @@ pub struct Seen {
     pub pidfd: Option<OwnedFd>,
     /// The terminal's master.
     pub pty: Option<OwnedFd>,
+    /// As in [`Created`].
+    pub streams: Vec<OwnedFd>,
 }
 
 /// What an exec is to have.
@@ -290,7 +294,8 @@ impl Monitor {
         loop {
             let mut answer = answers.next().await?;
             if let Some(state) = answer.message::<ContainerState>().transpose()? {
-                containers.push(Seen { state, pidfd: answer.take_fd(Role::Pidfd), pty: answer.take_fd(Role::Pty) });
+                let (pidfd, pty) = (answer.take_fd(Role::Pidfd), answer.take_fd(Role::Pty));
+                containers.push(Seen { state, pidfd, pty, streams: streams(&mut answer) });
             } else if let Some(made) = answer.message::<SandboxMade>().transpose()? {
                 sandbox = made;
             } else {
@@ -332,7 +337,7 @@ impl Monitor {
     async fn created<M: Message>(&self, request: &M, fds: &[(Role, BorrowedFd<'_>)]) -> Result<Created> {
         let (made, mut fds) = self.connection.ask::<_, m::Created>(request, fds).await?;
         let (pidfd, pty) = (fds.take_fd(Role::Pidfd), fds.take_fd(Role::Pty));
-        Ok(Created { pid: made.pid, start_time: made.start_time, pidfd, pty })
+        Ok(Created { pid: made.pid, start_time: made.start_time, pidfd, pty, streams: streams(&mut fds) })
     }
 
     async fn done<M: Message>(&self, request: &M) -> Result<()> {
@@ -399,6 +404,10 @@ impl Attachment {
         self.stdin = None;
         Ok(rustix::net::shutdown(self.session.get_ref(), rustix::net::Shutdown::Write)?)
     }
+}
+
+fn streams(packet: &mut Packet) -> Vec<OwnedFd> {
+    [Role::Stdout, Role::Stderr].into_iter().filter_map(|role| packet.take_fd(role)).collect()
 }
 
 fn milliseconds(timeout: Option<Duration>) -> u64 {

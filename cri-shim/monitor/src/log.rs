@@ -168,38 +168,35 @@ impl LogFile {
 
     /// Writes the batch and empties it: in one system call, unless the file system takes only a part.
     pub(crate) fn write(&mut self, batch: &mut Batch) {
-        let mut rest = &batch.bytes[..];
-        if let (Some(file), false) = (&self.file, rest.is_empty()) {
+        let bytes = &batch.bytes[..];
+        if let (Some(file), false) = (&self.file, bytes.is_empty()) {
             if self.torn {
                 self.torn = rustix::io::write(file, b"\n") != Ok(1);
             }
-            loop {
-                match rustix::io::write(file, rest) {
-                    _ if self.torn => self.failing = Some(Errno::NOSPC),
-                    Ok(written) if written == rest.len() => {
-                        self.failing = None;
-                        rest = &[];
-                    }
-                    Ok(written @ 1..) => {
-                        let whole = rest[..written].iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
-                        self.torn = !take_off(file, (written - whole) as u64);
-                        rest = &rest[whole..];
-                        // The next attempt says why it was only a part; not one line in it is reason enough to give up.
-                        if !self.torn && whole > 0 {
-                            continue;
-                        }
-                        self.failing = Some(Errno::NOSPC);
-                    }
-                    Ok(0) => self.failing = Some(Errno::IO),
-                    Err(Errno::INTR) => continue,
-                    Err(e) => self.failing = Some(e),
-                }
-                break;
+            let (written, failing) = if self.torn { (0, self.failing) } else { write_all(file, bytes) };
+            self.failing = failing;
+            if failing.is_some() {
+                let whole = bytes[..written].iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
+                self.torn |= !take_off(file, (written - whole) as u64);
+                self.dropped += bytes[whole..].iter().filter(|b| **b == b'\n').count() as u64;
             }
-            self.dropped += rest.iter().filter(|b| **b == b'\n').count() as u64;
         }
         batch.bytes.clear();
     }
+}
+
+/// How much was written, and the error that ended it before its time.
+fn write_all(file: &OwnedFd, bytes: &[u8]) -> (usize, Option<Errno>) {
+    let mut written = 0;
+    while written < bytes.len() {
+        match rustix::io::write(file, &bytes[written..]) {
+            Ok(0) => return (written, Some(Errno::IO)),
+            Ok(more) => written += more,
+            Err(Errno::INTR) => (),
+            Err(e) => return (written, Some(e)),
+        }
+    }
+    (written, None)
 }
 
 /// Takes the torn end of a line off the file again.

@@ -128,7 +128,7 @@ crate::messages! {
         id: String = 1,
     }
     /// Kills the init of the PID namespace, if there is one, and with it everything in there. Pins stay: the
-    /// daemon removes them. Answer: [`Done`].
+    /// daemon removes them. Answer: [`Done`], when it has ended; `Failed` if it has not after 10 seconds.
     StopSandbox = 11 {
     }
     /// Ends the monitor; refused while a container runs. Answer: [`Done`], then the connection ends.
@@ -196,7 +196,8 @@ crate::messages! {
         /// Field 22 of /proc/PID/stat.
         init_start_time: u64 = 2,
     }
-    /// The container is made. Descriptors: Pidfd, and Pty with a terminal.
+    /// The container is made. Descriptors: Pidfd, and Pty with a terminal, else Stdout and Stderr: the ends that the
+    /// monitor reads from. Who keeps them keeps what the container writes while its monitor is dead.
     Created = 68 {
         /// Its first process.
         pid: u32 = 1,
@@ -218,7 +219,7 @@ crate::messages! {
         /// Its number.
         pid: u32 = 1,
     }
-    /// One container, in answer to [`State`]. Descriptors: Pidfd while it lives, and Pty with a terminal.
+    /// One container, in answer to [`State`]. Descriptors: as in [`Created`], the pidfd while it lives.
     ContainerState = 71 {
         /// The container's.
         id: String = 1,

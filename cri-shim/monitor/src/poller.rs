@@ -15,6 +15,7 @@ pub(crate) enum Token {
     Stderr(u32),
     Session(u32),
     Pidfd(u32),
+    Init,
 }
 
 impl Token {
@@ -27,6 +28,7 @@ impl Token {
             Token::Stderr(key) => (4, key),
             Token::Session(key) => (5, key),
             Token::Pidfd(key) => (6, key),
+            Token::Init => (7, 0),
         };
         kind << 32 | u64::from(key)
     }
@@ -40,7 +42,8 @@ impl Token {
             3 => Token::Stdout(key),
             4 => Token::Stderr(key),
             5 => Token::Session(key),
-            _ => Token::Pidfd(key),
+            6 => Token::Pidfd(key),
+            _ => Token::Init,
         }
     }
 }

@@ -51,25 +51,16 @@ pub(crate) fn make(request: &MakeSandbox) -> Result<SandboxMade> {
     made
 }
 
-/// Kills the init of the PID namespace and with it all that lives there, and waits for that.
-pub(crate) fn stop(init: &mut SandboxMade) -> Result<()> {
-    let pid = Pid::from_raw(init.init_pid as i32).filter(|_| init.init_pid != 0);
-    let Some(pid) = pid else { return Ok(()) };
-    if let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty())
-        && crate::process::start_time(init.init_pid) == init.init_start_time
-    {
-        pidfd_send_signal(&pidfd, Signal::KILL).context("kill the init of the pod's PID namespace")?;
-        let mut polled = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
-        let second = rustix::time::Timespec { tv_sec: 2, tv_nsec: 0 };
-        ensure!(
-            rustix::event::poll(&mut polled, Some(&second)).context("poll")? > 0,
-            "the init of the pod's PID namespace (process {}) does not end: something in there hangs in the kernel",
-            init.init_pid
-        );
-        let _ = waitpid(Some(pid), WaitOptions::NOHANG);
+/// Kills the init of the PID namespace and with it all that lives there; its descriptor, which tells when it has
+/// ended: not before all of that has been reaped, by us too. None if it is gone.
+pub(crate) fn kill_init(init: &SandboxMade) -> Result<Option<OwnedFd>> {
+    let Some(pid) = Pid::from_raw(init.init_pid as i32) else { return Ok(None) };
+    let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { return Ok(None) };
+    if crate::process::start_time(init.init_pid) != init.init_start_time {
+        return Ok(None);
     }
-    *init = SandboxMade::default();
-    Ok(())
+    pidfd_send_signal(&pidfd, Signal::KILL).context("kill the init of the pod's PID namespace")?;
+    Ok(Some(pidfd))
 }
 
 /// The namespaces that a request asks for, in the words of /proc/PID/ns.
@@ -121,9 +112,9 @@ fn serve(request: &MakeSandbox, namespaces: &Namespaces<'_>, child: Pid, socket:
         let file = if kind == "pid" { format!("/proc/{init_pid}/ns/pid") } else { format!("/proc/{}/ns/{kind}", child.as_raw_nonzero()) };
         pin(&file, Path::new(path))
     });
-    let mut made = SandboxMade { init_pid, init_start_time: if init_pid == 0 { 0 } else { crate::process::start_time(init_pid) } };
+    let made = SandboxMade { init_pid, init_start_time: if init_pid == 0 { 0 } else { crate::process::start_time(init_pid) } };
     if let Err(e) = pinned {
-        let _ = stop(&mut made);
+        let _ = kill_init(&made);
         return Err(e);
     }
     Ok(made)

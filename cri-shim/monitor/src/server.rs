@@ -32,6 +32,9 @@ pub(crate) struct Server {
     unclaimed: Vec<(u32, i32)>,
     /// The init of the pod's PID namespace.
     pub(crate) init: m::SandboxMade,
+    /// Its descriptor and deadline while it is to end, and who waits for that.
+    stopping: Option<(OwnedFd, u64)>,
+    stop_requests: Vec<(u32, u32)>,
     pub(crate) last_key: u32,
     pub(crate) upgrade: Option<(u32, String)>,
     pub(crate) ends: bool,
@@ -91,6 +94,8 @@ impl Server {
             execs: Vec::new(),
             unclaimed: Vec::new(),
             init: m::SandboxMade::default(),
+            stopping: None,
+            stop_requests: Vec::new(),
             last_key: 0,
             upgrade: None,
             ends: false,
@@ -133,6 +138,7 @@ impl Server {
                 }
             }
             Token::Pidfd(key) => self.adopted_ended(key, flags),
+            Token::Init => self.init_stopped(None),
         }
     }
 
@@ -233,8 +239,7 @@ impl Server {
                 s.done(id)
             },
             StopSandbox => |s: &mut Server, _: m::StopSandbox| {
-                crate::sandbox::stop(&mut s.init)?;
-                s.done(id)
+                if s.stop_init(id)? { Ok(()) } else { s.done(id) }
             },
             Create => |s: &mut Server, m: m::Create| s.create(id, m),
             Start => |s: &mut Server, m: m::Start| s.start(id, &m),
@@ -300,6 +305,7 @@ impl Server {
                 self.tell(&m::ExecExited { exec: exec.request, code, signal, timed_out: exec.timed_out });
             }
         } else if self.init.init_pid == pid {
+            self.init_stopped(None);
             self.init = m::SandboxMade::default();
         } else {
             return false;
@@ -307,10 +313,39 @@ impl Server {
         true
     }
 
+    /// Whether the end of the pod's init has to be waited for.
+    fn stop_init(&mut self, request: u32) -> Result<bool, Refusal> {
+        let Some(pidfd) = crate::sandbox::kill_init(&self.init)? else {
+            self.init = m::SandboxMade::default();
+            return Ok(false);
+        };
+        if self.stopping.is_none() {
+            self.poller.add(&pidfd, Token::Init, EventFlags::IN).context("epoll_ctl")?;
+            self.stopping = Some((pidfd, monotonic_ms() + 10_000));
+        }
+        self.stop_requests.push((request, self.connection()));
+        Ok(true)
+    }
+
+    fn init_stopped(&mut self, error: Option<String>) {
+        let Some((pidfd, _)) = self.stopping.take() else { return };
+        self.poller.remove(&pidfd);
+        for (request, connection) in std::mem::take(&mut self.stop_requests) {
+            match &error {
+                _ if connection != self.connection() => (),
+                Some(text) => self.answer(request, &m::Failed { text: text.clone(), ..m::Failed::default() }, &[]),
+                None => self.answer(request, &m::Done {}, &[]),
+            }
+        }
+        if error.is_none() {
+            self.init = m::SandboxMade::default();
+        }
+    }
+
     fn next_deadline(&self) -> Option<u64> {
         let jobs = self.jobs.iter().filter(|j| !j.timed_out).filter_map(|j| j.deadline);
         let execs = self.execs.iter().filter(|e| !e.timed_out).filter_map(|e| e.deadline);
-        jobs.chain(execs).min().map(|at| at.saturating_sub(monotonic_ms()))
+        jobs.chain(execs).chain(self.stopping.as_ref().map(|(_, at)| *at)).min().map(|at| at.saturating_sub(monotonic_ms()))
     }
 
     fn enforce_deadlines(&mut self) {
@@ -318,6 +353,12 @@ impl Server {
             return;
         }
         let now = monotonic_ms();
+        if self.stopping.as_ref().is_some_and(|(_, at)| *at <= now) {
+            let pid = self.init.init_pid;
+            self.init_stopped(Some(format!(
+                "the init of the pod's PID namespace (process {pid}) does not end: something in there hangs in the kernel"
+            )));
+        }
         for job in self.jobs.iter_mut().filter(|j| !j.timed_out && j.deadline.is_some_and(|at| at <= now)) {
             job.timed_out = true;
             kill_group(job.pid, 0);
@@ -326,6 +367,11 @@ impl Server {
             exec.timed_out = true;
             kill_group(exec.pid, 0);
         }
+    }
+
+    /// No request waits for its answer.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.jobs.is_empty() && self.stopping.is_none()
     }
 
     pub(crate) fn new_key(&mut self) -> u32 {

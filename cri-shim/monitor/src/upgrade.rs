@@ -79,10 +79,10 @@ rrun_monitor::messages! {
 }
 
 impl Server {
-    /// Executes the new program when one is asked for and no runtime is at work. Returns only where there is none,
+    /// Executes the new program when one is asked for and nobody waits for anything. Returns only where there is none,
     /// or it failed: then everything is as before.
     pub(crate) fn upgrade_if_idle(&mut self) {
-        if !self.jobs.is_empty() {
+        if !self.is_idle() {
             return;
         }
         let Some((request, program)) = self.upgrade.take() else { return };

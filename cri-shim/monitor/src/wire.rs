@@ -276,3 +276,93 @@ macro_rules! messages {
         }
     )*};
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::messages::{Adopt, ContainerState, Create, Done, Exited, Hello, MakeSandbox};
+
+    fn packet<M: Message>(message: &M) -> Vec<u8> {
+        let mut out = vec![1, 2, 3];
+        encode(7, message, &[], &mut out);
+        out
+    }
+
+    fn back<M: Message>(message: &M) -> M {
+        let packet = Packet::parse(&packet(message), Vec::new()).unwrap();
+        assert_eq!((packet.id, packet.kind), (7, M::KIND));
+        packet.message().unwrap().unwrap()
+    }
+
+    #[test]
+    fn there_and_back() {
+        let create = Create {
+            id: "c".into(),
+            args: vec!["--root".into(), String::new(), "/run/ünïcode".into()],
+            tty: true,
+            log_line_max: u64::MAX,
+            ..Create::default()
+        };
+        assert_eq!(back(&create), create);
+        let adopt = Adopt { create, pid: 1 << 31, start_time: 0, started: true };
+        assert_eq!(back(&adopt), adopt);
+        let state = ContainerState { exited: Some(Exited::default()), ..ContainerState::default() };
+        assert_eq!(back(&state), state);
+        assert_eq!(back(&ContainerState::default()).exited, None);
+        let sandbox = MakeSandbox { sysctls: vec!["a=b".into(); 300], ..MakeSandbox::default() };
+        assert_eq!(back(&sandbox), sandbox);
+    }
+
+    /// What is on the wire today must be understood for ever.
+    #[test]
+    fn the_bytes_themselves() {
+        assert_eq!(packet(&Done {}), [7, 0, 0, 0, 64, 0, 0, 0]);
+        let hello = [7, 0, 0, 0, 1, 0, 0, 0, 1, 0, 8, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(packet(&Hello { version: 1 }), hello);
+        let mut out = Vec::new();
+        encode(7, &Done {}, &[Role::Pty, Role::Stdin], &mut out);
+        assert_eq!(out, [7, 0, 0, 0, 64, 0, 0, 0, 0, 0, 2, 0, 0, 0, 2, 3]);
+    }
+
+    #[test]
+    fn what_is_not_known_is_skipped_and_what_is_absent_is_nothing() {
+        let mut bytes = packet(&Hello { version: 5 });
+        put_bytes(999, b"from the future", &mut bytes);
+        put_bytes(1, &[9], &mut bytes);
+        let packet = Packet::parse(&bytes, Vec::new()).unwrap();
+        assert_eq!(packet.message::<Hello>().unwrap().unwrap().version, 9);
+        assert!(packet.message::<Done>().is_none());
+        assert_eq!(Packet::parse(&bytes[..8], Vec::new()).unwrap().message::<Hello>().unwrap().unwrap(), Hello::default());
+    }
+
+    #[test]
+    fn nonsense_is_an_error() {
+        assert!(Packet::parse(&[1, 2, 3], Vec::new()).is_err());
+        let good = packet(&Create { id: "abc".into(), ..Create::default() });
+        for cut in 9..good.len() {
+            // Between two fields there is nothing wrong.
+            if let Some(Ok(create)) = Packet::parse(&good[..cut], Vec::new()).unwrap().message::<Create>() {
+                assert!(create.id.is_empty() || create.id == "abc");
+            }
+        }
+        let bad = |tag: u16, value: &[u8]| {
+            let mut bytes = packet(&Done {});
+            bytes[4] = Create::KIND as u8;
+            put_bytes(tag, value, &mut bytes);
+            Packet::parse(&bytes, Vec::new()).unwrap().message::<Create>().unwrap().is_err()
+        };
+        assert!(bad(1, &[0xff]), "a text that is not UTF-8");
+        assert!(bad(10, &[0; 9]), "nine bytes of integer");
+        assert!(!bad(10, &[]) && !bad(1, b"x"));
+    }
+
+    #[test]
+    fn descriptors_have_roles() {
+        let mut bytes = Vec::new();
+        encode(7, &Done {}, &[Role::Stdout, Role::Stdin], &mut bytes);
+        bytes[14] = 200;
+        let fd = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        let mut packet = Packet::parse(&bytes, vec![fd(), fd(), fd()]).unwrap();
+        assert!(packet.take_fd(Role::Stdout).is_none() && packet.take_fd(Role::Stdin).is_some() && packet.take_fd(Role::Stdin).is_none());
+    }
+}

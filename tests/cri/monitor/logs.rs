@@ -80,6 +80,7 @@ async fn a_full_disk_drops_lines_and_blocks_nobody() {
     assert_eq!(log_of(&create), ["stdout F again"]);
     let dropped = pod.monitor.state().await.unwrap().1[0].state.log_lines_dropped;
     assert_eq!(dropped, 3000 - kept.len() as u64);
+    assert!(Command::new("umount").arg("--lazy").arg(&disk).status().unwrap().success());
 }
 
 #[tokio::test]
