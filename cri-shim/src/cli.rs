@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::Config;
-use crate::{check, server};
+use crate::{check, person, server};
 
 const HELP: &str = "\
 rrun-cri serves pods and containers to a kubelet (CRI v1), running them with rrun.
@@ -20,6 +20,11 @@ Commands:
   config default  print the settings with their defaults
   config          print the settings in force
   load PATH [NAME]  put images of an OCI layout or a docker-save archive into the store (no daemon running)
+  images          list the images
+  rmi NAME        remove an image with all its names
+  inspect NAME    print an image's names, layers and configuration
+  export NAME DIR write an image as an OCI image layout
+  bundle NAME DIR make a bundle that `rrun run DIR` starts
 
 Options:
   --config FILE   settings (default: /etc/rrun/rrun-cri.toml, if it is there)
@@ -59,6 +64,11 @@ pub fn run() -> Result<ExitCode> {
         ["check"] => return check::run(&load()?),
         ["load", path] => load_images(&load()?, path, None)?,
         ["load", path, name] => load_images(&load()?, path, Some(name))?,
+        ["images"] => person::list(&load()?)?,
+        ["rmi", name] => person::remove(&load()?, name)?,
+        ["inspect", name] => person::inspect(&load()?, name)?,
+        ["export", name, dir] => person::export(&load()?, name, dir)?,
+        ["bundle", name, dir] => person::bundle(&load()?, name, dir)?,
         _ => bail!("unknown command {:?}; see rrun-cri --help", words.join(" ")),
     }
     Ok(ExitCode::SUCCESS)
@@ -79,7 +89,7 @@ fn serve(config: Config) -> Result<()> {
 }
 
 fn load_images(config: &Config, path: &str, name: Option<&str>) -> Result<()> {
-    let images = server::open_images(config)?;
+    let images = person::open_images(config)?;
     for image in images.load(std::path::Path::new(path), name)? {
         println!("{} {}", image.id, image.repo_tags.join(" "));
     }

@@ -13,6 +13,7 @@ pub mod images;
 pub mod jobs;
 pub mod monitor;
 pub mod nri;
+pub mod person;
 pub mod pods;
 pub mod record;
 pub mod recovery;

@@ -49,9 +49,18 @@ pub struct LayerPlan {
     pub chain_id: Digest,
 }
 
-/// An image being added. Its layers are not freed while this lives. Cheap to clone.
+/// An image being added. Its layers are not freed while this lives; when the last clone is
+/// dropped, writers that still wait for a layer fail. Cheap to clone.
 #[derive(Clone)]
-pub struct Ingest(Arc<Shared>);
+pub struct Ingest(Arc<Handle>);
+
+struct Handle(Arc<Shared>);
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.0.fail();
+    }
+}
 
 struct Shared {
     images: Images,
@@ -91,56 +100,60 @@ impl Images {
         }
         let ids = Mutex::new(vec![None; plan.len()]);
         let shared = Shared { images: self.clone(), new, config, plan, ids, changed: Condvar::new(), failed: false.into() };
-        Ok(Ingest(Arc::new(shared)))
+        Ok(Ingest(Arc::new(Handle(Arc::new(shared)))))
     }
 }
 
 impl Ingest {
+    fn shared(&self) -> &Arc<Shared> {
+        &self.0.0
+    }
+
     /// The layers, lowest first.
     pub fn layers(&self) -> &[LayerPlan] {
-        &self.0.plan
+        &self.shared().plan
     }
 
     /// Digest of the config: the image's id.
     pub fn id(&self) -> &Digest {
-        &self.0.config
+        &self.shared().config
     }
 
     /// Whether the store has a layer, so that [`Ingest::claim`] will give `None` at once.
     pub fn has(&self, index: usize) -> bool {
-        self.0.find(index).is_some()
+        self.shared().find(index).is_some()
     }
 
     /// Takes on a layer: `None` where the store has it. While another ingest makes it, waits for
     /// that one to succeed or fail. Claim lowest layer first.
     pub async fn claim(&self, index: usize) -> Option<LayerWriter> {
-        if self.0.settle(index) {
+        if self.shared().settle(index) {
             return None;
         }
-        let lock = self.0.claim_lock(index);
+        let lock = self.shared().claim_lock(index);
         let claim = lock.lock_owned().await;
         self.claimed(index, claim)
     }
 
     /// [`Ingest::claim`] for threads outside of the runtime's.
     pub fn claim_blocking(&self, index: usize) -> Option<LayerWriter> {
-        if self.0.settle(index) {
+        if self.shared().settle(index) {
             return None;
         }
-        let claim = self.0.claim_lock(index).blocking_lock_owned();
+        let claim = self.shared().claim_lock(index).blocking_lock_owned();
         self.claimed(index, claim)
     }
 
     fn claimed(&self, index: usize, claim: OwnedMutexGuard<()>) -> Option<LayerWriter> {
-        if self.0.settle(index) {
+        if self.shared().settle(index) {
             return None;
         }
-        Some(LayerWriter { ingest: self.0.clone(), index, finished: false, _claim: claim })
+        Some(LayerWriter { ingest: self.shared().clone(), index, finished: false, _claim: claim })
     }
 
     /// Makes the image visible under its names, once all layers are in the store. Blocks on IO.
     pub fn commit(&self, names: Names) -> Result<Arc<Image>> {
-        let shared = &self.0;
+        let shared = self.shared();
         let mut layers: Vec<String> = Vec::new();
         for (index, id) in shared.ids.lock().unwrap_or_else(PoisonError::into_inner).iter().enumerate() {
             let Some(id) = id else { bail!("layer {} was not added", shared.plan[index].diff_id) };
@@ -208,7 +221,7 @@ impl Shared {
         let mut ids = self.ids();
         loop {
             if self.failed.load(std::sync::atomic::Ordering::Relaxed) {
-                bail!("a layer below failed");
+                bail!("a layer below failed, or the pull was given up");
             }
             if let Some(lower) = ids[..index].iter().cloned().collect::<Option<Vec<String>>>() {
                 return Ok(lower);

@@ -7,10 +7,12 @@
 //! An `Arc<Image>` is a lease: its layers stay while one is held.
 mod auth;
 mod blob;
+pub mod bundle;
 mod config;
 mod db;
 mod decompress;
 mod digest;
+mod export;
 mod failure;
 mod hosts;
 mod http;

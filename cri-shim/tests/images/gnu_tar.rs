@@ -14,7 +14,7 @@ fn run(command: &mut Command) {
 }
 
 /// Everything of a tree that tar keeps, by path.
-fn describe(root: &Path) -> BTreeMap<PathBuf, String> {
+pub(crate) fn describe(root: &Path) -> BTreeMap<PathBuf, String> {
     let mut found = BTreeMap::new();
     let mut inodes: BTreeMap<u64, PathBuf> = BTreeMap::new();
     let mut folders = vec![root.to_owned()];
@@ -36,6 +36,9 @@ fn describe(root: &Path) -> BTreeMap<PathBuf, String> {
 fn one(path: &Path, name: &Path, inodes: &mut BTreeMap<u64, PathBuf>) -> String {
     let meta = std::fs::symlink_metadata(path).unwrap();
     let kind = meta.file_type();
+    if kind.is_char_device() && meta.rdev() == 0 {
+        return "whiteout".to_owned();
+    }
     let times = format!("{}.{:09}", meta.mtime(), meta.mtime_nsec());
     let mut text = format!("{:o} {}:{} {times} rdev {}", meta.permissions().mode(), meta.uid(), meta.gid(), meta.rdev());
     if kind.is_file() {

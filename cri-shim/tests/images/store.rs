@@ -1,8 +1,8 @@
 //! The store's life: load, look-ups, sharing, removal, restart.
 use crate::support::{Temp, archive, file, is_root, layout, node};
-use rrun_cri::images::Images;
 use rrun_cri::images::tar::Kind;
 use rrun_cri::images::unpack::Options;
+use rrun_cri::images::{Images, bundle};
 use std::path::Path;
 
 pub(crate) fn open(dir: &Path) -> Images {
@@ -169,4 +169,66 @@ fn docker_save_archives_and_compressed_layouts_are_loaded() {
     assert!(format!("{error:#}").contains("Not A Name"));
     let image = images.load(&temp.join("saved.tar.zst"), Some("localhost:5000/c")).unwrap().remove(0);
     assert_eq!(image.repo_tags, ["localhost:5000/c:latest"]);
+}
+
+/// A base with things to hide, to replace and to link; an upper layer that does all that.
+fn two_layers() -> [Vec<u8>; 2] {
+    let lower = archive(&[
+        node(Kind::Dir, "etc", ""),
+        file("etc/passwd", "root:x:0:0::/:/bin/sh\n"),
+        file("etc/gone", "x"),
+        file("dir/old", "x"),
+        file("hidden/old", "x"),
+        node(Kind::Link, "etc/second", "etc/passwd"),
+        file("was-file", "x"),
+    ]);
+    let upper = archive(&[
+        file("etc/.wh.gone", ""),
+        file("dir/new", "new"),
+        node(Kind::Dir, "hidden", ""),
+        file("hidden/.wh..wh..opq", ""),
+        file("hidden/new", "new"),
+        node(Kind::Dir, "was-file", ""),
+        node(Kind::Symlink, "link", "etc/passwd"),
+    ]);
+    [lower, upper]
+}
+
+#[test]
+fn an_exported_image_is_the_same_when_loaded_again() {
+    let temp = Temp::new();
+    layout(&temp.join("l"), "a:1", &two_layers(), true);
+    let images = open(temp.path());
+    let image = images.load(&temp.join("l"), None).unwrap().remove(0);
+    let first = images.export(&image, &temp.join("out"), "a:1").unwrap();
+    assert_eq!(images.export(&image, &temp.join("out2"), "a:1").unwrap(), first);
+    assert!(images.export(&image, &temp.join("out"), "a:1").is_err());
+    std::fs::create_dir(temp.join("other")).unwrap();
+    let other = open(&temp.join("other"));
+    let again = other.load(&temp.join("out"), None).unwrap().remove(0);
+    assert_eq!(again.repo_tags, ["docker.io/library/a:1"]);
+    assert_eq!(again.config, image.config);
+    for (one, two) in image.layers.iter().zip(&again.layers) {
+        assert_eq!(crate::gnu_tar::describe(one), crate::gnu_tar::describe(two));
+    }
+}
+
+#[test]
+fn a_bundle_holds_what_overlayfs_shows() {
+    if !is_root() {
+        return;
+    }
+    let temp = Temp::new();
+    layout(&temp.join("l"), "a:1", &two_layers(), true);
+    let images = open(temp.path());
+    let image = images.load(&temp.join("l"), None).unwrap().remove(0);
+    bundle::make(&image, &temp.join("b"), false, false, |_| Ok((0, 0, vec![]))).unwrap();
+    let mount = crate::support::Mount::overlay(&image.layers, &temp.join("m"));
+    // Inode numbers and the times of overlay's own root differ.
+    let tree = |path: &Path| crate::gnu_tar::describe(path);
+    assert_eq!(tree(&temp.join("b/rootfs")), tree(mount.path()));
+    let config: serde_json::Value = serde_json::from_slice(&std::fs::read(temp.join("b/config.json")).unwrap()).unwrap();
+    assert_eq!(config["process"]["args"][0], "/bin/sh");
+    assert_eq!(config["root"]["path"], "rootfs");
+    drop(mount);
 }

@@ -114,6 +114,13 @@ impl Mount {
         Mount::run(&["-o", "loop", file.to_str().unwrap()], at)
     }
 
+    /// Layers, lowest first, as a container sees them.
+    pub(crate) fn overlay(layers: &[PathBuf], at: &Path) -> Mount {
+        std::fs::create_dir_all(at).unwrap();
+        let lower: Vec<&str> = layers.iter().rev().map(|layer| layer.to_str().unwrap()).collect();
+        Mount::run(&["-t", "overlay", "-o", &format!("lowerdir={}", lower.join(":")), "overlay"], at).expect("mount overlay")
+    }
+
     fn run(options: &[&str], at: &Path) -> Option<Mount> {
         let mounted = std::process::Command::new("mount").args(options).arg(at).status().is_ok_and(|status| status.success());
         mounted.then(|| Mount(at.to_owned()))

@@ -212,6 +212,13 @@ pub struct User {
     pub groups: Vec<u32>,
 }
 
+/// Uid, gid and supplementary groups of an image's `User`, its names looked up beneath `root`.
+pub fn image_user(user: &str, root: BorrowedFd<'_>) -> Result<(u32, u32, Vec<u32>)> {
+    let image = ImageConfig { user: user.to_owned(), ..ImageConfig::default() };
+    let user = users::of_container(&v1::LinuxContainerSecurityContext::default(), &image, root)?;
+    Ok((user.uid, user.gid, user.groups))
+}
+
 /// A mount of CRI with its source.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct HostMount {
