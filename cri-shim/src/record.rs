@@ -38,8 +38,8 @@ pub struct Pod {
     pub cni_result: serde_json::Value,
     /// The init of a shared PID namespace.
     pub init: Option<Process>,
-    /// The cgroup parent did not exist before: it goes with the pod.
-    pub made_cgroup_parent: bool,
+    /// The first folder of the cgroup parent that did not exist before: it goes with the pod.
+    pub made_cgroup: Option<PathBuf>,
 }
 
 /// A process that may be gone: the start time tells it from a later one with the same pid.

@@ -17,6 +17,7 @@ use crate::step;
 /// Notes how a container ended (the record of it is on disk) and tells the readers of events; then cleans up in the
 /// background, for which nobody has to wait.
 pub async fn exited(shim: &Shim, container: &Arc<Container>, exit: Exit) {
+    let _started = container.starting.lock().await;
     if !container.set_exit(exit) {
         return;
     }

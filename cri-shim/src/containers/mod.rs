@@ -48,6 +48,8 @@ pub struct Container {
     record: Mutex<Arc<record::Container>>,
     writing: tokio::sync::Mutex<()>,
     exit: watch::Sender<Option<Exit>>,
+    /// Held while it is being started: its end is told after its start.
+    starting: tokio::sync::Mutex<()>,
     handles: Mutex<Handles>,
     /// As long as it is held, the image's layers stay.
     pub image: Option<Arc<Image>>,
@@ -74,6 +76,7 @@ impl Container {
             exit: watch::channel(exit.or_else(|| record.end.clone())).0,
             record: Mutex::new(Arc::new(record)),
             writing: tokio::sync::Mutex::default(),
+            starting: tokio::sync::Mutex::default(),
             handles: Mutex::default(),
             image,
         })

@@ -40,6 +40,7 @@ async fn start_one(shim: &Shim, container: &Arc<Container>) -> Result<()> {
     }
     let runtime = shim.runtimes.get(&pod.record().handler)?;
     crate::nri::start_container(shim, &pod, container).await?;
+    let starting = container.starting.lock().await;
     match run(shim, &pod, container, &runtime).await {
         Ok(()) => {
             crate::nri::post_start_container(shim, &pod, container).await;
@@ -47,6 +48,7 @@ async fn start_one(shim: &Shim, container: &Arc<Container>) -> Result<()> {
             Ok(())
         }
         Err(error) => {
+            drop(starting);
             let end = Exit { code: 128, finished_at: now(), reason: "StartError".into(), message: error.to_string(), oom: false };
             let noted = end.clone();
             container.update("container start failed", |record| record.end = Some(noted)).await?;

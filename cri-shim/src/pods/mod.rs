@@ -1,6 +1,7 @@
 //! Pod sandboxes: pinned namespaces, files, an address, a monitor; no process of their own but, in a shared PID
 //! namespace, its init.
 
+mod cgroup;
 mod files;
 mod network;
 mod remove;

@@ -31,15 +31,18 @@ pub(crate) async fn remove_one(shim: &Shim, pod: &Arc<Pod>) -> Result<()> {
         containers::remove(shim, &container.id).await.map_err(|status| anyhow::anyhow!("{}", status.message()))?;
     }
     crate::nri::remove_pod_sandbox(shim, pod).await;
-    let (run_dir, dir) = (pod.run_dir.clone(), pod.dir.clone());
+    let (run_dir, dir, record) = (pod.run_dir.clone(), pod.dir.clone(), pod.record());
     blocking(move || {
+        if let Some(from) = &record.made_cgroup {
+            super::cgroup::remove(&record.config, from);
+        }
         remove_folder(&run_dir)?;
         step::reached("pod run folder gone");
         // The record goes last, and at once: a folder without one belongs to nobody.
-        let record = dir.join("pod.json");
-        match std::fs::remove_file(&record) {
+        let file = dir.join("pod.json");
+        match std::fs::remove_file(&file) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(anyhow::anyhow!("remove {}: {error}", record.display()).into());
+                return Err(anyhow::anyhow!("remove {}: {error}", file.display()).into());
             }
             _ => {}
         }

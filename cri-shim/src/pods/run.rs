@@ -84,6 +84,7 @@ fn new_record(shim: &Shim, id: String, config: v1::PodSandboxConfig, handler: St
     let own_network = options(&config).network() == v1::NamespaceMode::Pod;
     Ok(record::Pod {
         netns: own_network.then(|| shim.pins.new_path()).transpose()?,
+        made_cgroup: super::cgroup::missing(&config),
         boot_id: shim.boot_id.clone(),
         created_at: now(),
         id,
