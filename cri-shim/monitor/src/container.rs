@@ -2,7 +2,7 @@
 //!
 //! Standard output and error are FIFOs in the container's folder, which the container holds for reading and writing:
 //! the monitor may die and come back without the container seeing a broken pipe. Standard input is read-only for
-//! the container where it is to end once (`stdin_once`): only so can there be an end.
+//! the container where it is to end once (`stdin_once`): only so can there be an end, and there the monitor's death is one.
 
 use crate::log::{Batch, LogFile, Splitter, Stream};
 use crate::oom::{self, Oom};
@@ -46,7 +46,10 @@ pub(crate) struct Container {
     pub(crate) oom: Oom,
     /// Of its first process.
     pub(crate) oom_score: i32,
+    /// Set when its record is on disk.
     pub(crate) exited: Option<Exited>,
+    /// It has ended, and this process writes the record.
+    pub(crate) recording: Option<(u32, Exited)>,
 }
 
 /// A stream of a container's output.
@@ -118,6 +121,7 @@ impl Container {
             oom: Oom::default(),
             oom_score: 0,
             exited: None,
+            recording: None,
         }
     }
 
@@ -262,6 +266,11 @@ impl Container {
             poller.remove(&session.socket);
         }
         self.stdin = None;
+    }
+
+    /// Whether its process is known to have ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.exited.is_some() || self.recording.is_some()
     }
 
     /// The loop looks no more at anything of this container, which can then be dropped.

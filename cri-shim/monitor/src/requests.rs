@@ -7,6 +7,7 @@ use crate::oom::Oom;
 use crate::process;
 use crate::runtime::{Failure, Job, Work};
 use crate::server::{ExecProcess, Refusal, Server, kill_group};
+use crate::sys;
 use anyhow::{Context, Result, anyhow};
 use rrun_monitor::exit_record;
 use rrun_monitor::messages as m;
@@ -49,7 +50,7 @@ impl Server {
     pub(crate) fn exec(&mut self, request: u32, exec: &m::Exec, ends: ContainerEnds) -> Done {
         let key = self.new_key();
         let container = self.find(&exec.id)?;
-        if container.exited.is_some() {
+        if container.has_ended() {
             return Err(anyhow!("container {} has ended", exec.id).into());
         }
         let work = Work::Exec { dies_with_connection: exec.dies_with_connection, killed: None };
@@ -146,21 +147,43 @@ impl Server {
         }
     }
 
-    /// The last words, the record, then the news.
+    /// The last words, the record, then the news. The record is written by a child: a disk may take its time over a
+    /// sync, and other containers write meanwhile.
     pub(crate) fn container_ended(&mut self, at: usize, code: u32, signal: u32, unknown: bool) {
         let finished_at = now();
         let container = &mut self.containers[at];
         container.last_words(&mut self.buffers, &self.poller);
         let oom = container.oom.struck(signal == 9);
         container.oom = Oom::default();
-        let exited = m::Exited { id: container.create.id.clone(), code, signal, oom, finished_at, unknown };
-        let path = container.create.exit_path.clone();
-        container.exited = Some(exited.clone());
-        // A record that cannot be written is told all the same: the daemon writes one of its own.
-        let _ = exit_record::write(Path::new(&path), &exited);
         if let (Some(pidfd), false) = (&container.pidfd, container.child) {
             self.poller.remove(pidfd);
         }
+        let exited = m::Exited { id: container.create.id.clone(), code, signal, oom, finished_at, unknown };
+        let path = Path::new(&container.create.exit_path);
+        match sys::fork() {
+            Ok(None) => sys::exit_now(exit_record::write(path, &exited).map_or(1, |()| 0)),
+            Ok(Some(writer)) => container.recording = Some((writer.as_raw_nonzero().get() as u32, exited)),
+            Err(_) => {
+                let _ = exit_record::write(path, &exited);
+                self.recorded(at, exited);
+            }
+        }
+    }
+
+    /// Whether the process is one that wrote a record.
+    pub(crate) fn writer_ended(&mut self, pid: u32) -> bool {
+        let Some(at) = self.containers.iter().position(|c| c.recording.as_ref().is_some_and(|(writer, _)| *writer == pid)) else {
+            return false;
+        };
+        if let Some((_, exited)) = self.containers[at].recording.take() {
+            self.recorded(at, exited);
+        }
+        true
+    }
+
+    /// A record that cannot be written is told all the same: the daemon has records of its own.
+    fn recorded(&mut self, at: usize, exited: m::Exited) {
+        self.containers[at].exited = Some(exited.clone());
         self.tell(&exited);
     }
 
@@ -168,7 +191,7 @@ impl Server {
         let key = self.new_key();
         let at = self.containers.iter().position(|c| c.create.id == attach.id).ok_or_else(|| Refusal::not_found(&attach.id))?;
         let container = &mut self.containers[at];
-        if container.exited.is_some() {
+        if container.has_ended() {
             return Err(anyhow!("container {} has ended", attach.id).into());
         }
         let theirs = container.attach(key, attach.stdin, attach.stdout, attach.stderr, &self.poller)?;
@@ -284,7 +307,7 @@ impl Server {
 
     /// An adopted container may have ended; `flags` of its pidfd say whether it has for certain.
     pub(crate) fn adopted_ended(&mut self, key: u32, flags: EventFlags) {
-        let Some(at) = self.containers.iter().position(|c| c.key == key && c.exited.is_none()) else { return };
+        let Some(at) = self.containers.iter().position(|c| c.key == key && !c.has_ended()) else { return };
         let container = &self.containers[at];
         let Some(pidfd) = &container.pidfd else { return };
         match process::ended(pidfd, container.pid, container.start_time) {

@@ -295,7 +295,7 @@ impl Server {
 
     /// Whether the process is one that is known.
     fn ended(&mut self, pid: u32, status: i32) -> bool {
-        if let Some(at) = self.containers.iter().position(|c| c.pid == pid && c.exited.is_none()) {
+        if let Some(at) = self.containers.iter().position(|c| c.pid == pid && c.child && !c.has_ended()) {
             let (code, signal) = crate::process::code_and_signal(status);
             self.container_ended(at, code, signal, false);
         } else if let Some(at) = self.execs.iter().position(|e| e.pid == pid) {
@@ -304,6 +304,7 @@ impl Server {
             if self.daemon.as_ref().is_some_and(|d| d.key == exec.connection) {
                 self.tell(&m::ExecExited { exec: exec.request, code, signal, timed_out: exec.timed_out });
             }
+        } else if self.writer_ended(pid) {
         } else if self.init.init_pid == pid {
             self.init_stopped(None);
             self.init = m::SandboxMade::default();
@@ -371,7 +372,7 @@ impl Server {
 
     /// No request waits for its answer.
     pub(crate) fn is_idle(&self) -> bool {
-        self.jobs.is_empty() && self.stopping.is_none()
+        self.jobs.is_empty() && self.stopping.is_none() && self.containers.iter().all(|c| c.recording.is_none())
     }
 
     pub(crate) fn new_key(&mut self) -> u32 {

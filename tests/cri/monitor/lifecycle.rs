@@ -152,3 +152,19 @@ async fn a_background_child_does_not_hold_up_the_end() {
     super::wait_for_log(&create, "late");
     tokio::time::sleep(Duration::from_millis(1)).await;
 }
+
+#[tokio::test]
+async fn a_user_without_rights_opens_its_streams_by_name() {
+    let pod = pod!();
+    let script = "echo out > /dev/stdout; echo err > /dev/stderr; echo more >> /proc/self/fd/1; cat /dev/stdin | cat";
+    let bundle = pod.bundle(script).set("/process/user", json!({"uid": 1000, "gid": 1000})).symlink("/dev/stdin", "/proc/self/fd/0");
+    let create = Create { stdin: true, stdin_once: true, ..pod.container_of(bundle) };
+    pod.start(&create).await;
+    let mut client = pod.monitor.attach(&create.id, true, false, false).await.unwrap();
+    super::write_all(client.stdin.as_ref().unwrap(), "in\n");
+    client.end_input().unwrap();
+    assert_eq!(pod.exited(&create.id).await.code, 0);
+    let mut log = log_of(&create);
+    log.sort();
+    assert_eq!(log, ["stderr F err", "stdout F in", "stdout F more", "stdout F out"]);
+}

@@ -11,13 +11,20 @@ impl Pod {
         let line = text.lines().find_map(|l| l.strip_prefix("Private_Dirty:")).unwrap();
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
+
+    /// Milliseconds of CPU that the monitor and all it has reaped took: the runtime and the exec's process too.
+    fn cpu_ms(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        let ticks: u64 = stat.rsplit_once(") ").unwrap().1.split(' ').skip(11).take(4).map(|t| t.parse::<u64>().unwrap()).sum();
+        ticks * 10
+    }
 }
 
 #[tokio::test]
 async fn within_its_bounds() {
     let pod = pod!();
     let other = Pod::new().await;
-    let create = Create { stdin: true, ..pod.container("while :; do echo a line of output; sleep 0.01; done") };
+    let create = Create { stdin: true, ..pod.container("while :; do echo a line of output; sleep 1; done") };
     pod.start(&create).await;
     other.start(&other.container("sleep 100")).await;
     super::wait_for_log(&create, "output");
@@ -26,11 +33,13 @@ async fn within_its_bounds() {
         pod.start(&pod.container("printf 'no end'; sleep 100")).await;
     }
     let five = pod.private_dirty();
+    let cpu = pod.cpu_ms();
     for _ in 0..100 {
         let process = pod.exec(&create, "true").await.unwrap();
         timeout(PATIENCE, process.exited).await.unwrap().unwrap();
     }
     let after = pod.private_dirty();
+    eprintln!("CPU of an exec of 'true', all in all: {:.2} ms", (pod.cpu_ms() - cpu) as f64 / 100.0);
     eprintln!("private memory of the monitor: {one} KiB with one container, {five} with five, {after} after 100 execs");
     if program().ends_with("debug/rrun-monitor") {
         tests::host::skip("a debug build's memory says nothing");
