@@ -11,6 +11,7 @@ pub mod error;
 pub mod events;
 pub mod images;
 pub mod jobs;
+pub mod metrics;
 pub mod monitor;
 pub mod nri;
 pub mod person;

@@ -10,6 +10,7 @@ use rrun_proto::v1;
 
 use crate::containers::{self, Container};
 use crate::error::Result;
+use crate::metrics::{LEAKED, SUCCESSORS};
 use crate::monitor::{self, Event, Events, Exited, Monitor, SandboxMade, Seen};
 use crate::pods::{self, Pod, blocking};
 use crate::record::{self, Exit};
@@ -45,6 +46,7 @@ pub async fn collect_garbage(shim: &Shim) {
     let known = shim.pods().iter().filter_map(|pod| pod.record().netns.clone()).collect();
     for orphan in shim.pins.orphans(&known).unwrap_or_default() {
         tracing::info!(pin = %orphan.display(), "no pod has this network namespace: unpinned");
+        LEAKED.add(&["network namespace"], 1);
         if let Err(error) = shim.pins.unpin(&orphan) {
             tracing::warn!("{error:#}");
         }
@@ -56,6 +58,7 @@ pub async fn collect_garbage(shim: &Shim) {
             let ours = id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
             if ours && shim.container(&id).is_err() {
                 tracing::info!(container = id, "no record of it: deleted");
+                LEAKED.add(&["container"], 1);
                 if let Err(error) = runtime.delete(&id).await {
                     tracing::warn!(container = id, "delete: {error:#}");
                 }
@@ -164,6 +167,7 @@ async fn connect(shim: &Shim, pod: &Arc<Pod>) -> Result<()> {
 /// A new monitor for a pod whose monitor has died.
 async fn succeed(shim: &Shim, pod: &Arc<Pod>) -> Result<(Monitor, Events)> {
     tracing::warn!(pod = pod.id, "the monitor is gone: a new one takes over");
+    SUCCESSORS.add(&[], 1);
     let (monitor, events) = Monitor::start(&shim.monitor_program()?, &pod.run_dir).await?;
     if let Some(init) = pod.record().init {
         monitor.adopt_init(&SandboxMade { init_pid: init.pid as u32, init_start_time: init.start_time }).await?;

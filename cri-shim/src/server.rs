@@ -20,6 +20,7 @@ use crate::containers::Streamer;
 use crate::containers::oci::Host;
 use crate::images::Images;
 use crate::images::unpack::Options;
+use crate::metrics::{self, Timed};
 use crate::recovery;
 use crate::runtime::Runtimes;
 use crate::service::{Image, Runtime};
@@ -41,18 +42,19 @@ pub async fn serve(config: Config) -> Result<()> {
     let streaming = tokio::spawn(streams.serve(Arc::new(Streamer(shim.clone()))));
     let janitor = shim.clone();
     tokio::spawn(async move { recovery::collect_garbage(&janitor).await });
+    metrics::serve(&shim).await?;
     tracing::info!(socket = %shim.config.socket.display(), version = env!("CARGO_PKG_VERSION"), "serving");
     notify("READY=1");
     let (end, ended) = tokio::sync::oneshot::channel::<()>();
     let server = tonic::transport::Server::builder()
-        .add_service(
+        .add_service(Timed(
             RuntimeServiceServer::new(Runtime::new(shim.clone()))
                 .max_decoding_message_size(MESSAGE_MAX)
                 .max_encoding_message_size(MESSAGE_MAX),
-        )
-        .add_service(
+        ))
+        .add_service(Timed(
             ImageServiceServer::new(Image::new(shim.clone())).max_decoding_message_size(MESSAGE_MAX).max_encoding_message_size(MESSAGE_MAX),
-        )
+        ))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async {
             let _ = ended.await;
         });

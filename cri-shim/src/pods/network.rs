@@ -5,11 +5,13 @@ use rrun_proto::v1;
 use super::Pod;
 use crate::cni::{Attachment, Dns, PortMapping};
 use crate::error::{Error, Result};
+use crate::metrics::NETWORK;
 use crate::record;
 use crate::shim::Shim;
 
 /// CNI ADD; the pod's addresses and what the plugins said.
 pub(crate) async fn add(shim: &Shim, pod: &Pod) -> Result<(Vec<String>, serde_json::Value)> {
+    let _timer = NETWORK.time("ADD");
     let result = shim.network.add(&attachment(&pod.record())).await?;
     if result.ips.is_empty() {
         return Err(Error::Internal(anyhow::anyhow!("the CNI plugins gave pod sandbox {} no address", pod.id)));
@@ -19,6 +21,7 @@ pub(crate) async fn add(shim: &Shim, pod: &Pod) -> Result<(Vec<String>, serde_js
 
 /// CNI DEL; nothing there is success.
 pub(crate) async fn del(shim: &Shim, record: &record::Pod) -> Result<()> {
+    let _timer = NETWORK.time("DEL");
     Ok(shim.network.del(&attachment(record)).await?)
 }
 

@@ -6,7 +6,9 @@ use rrun_proto::v1;
 use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
+use crate::images::progress::{Layer, State};
 use crate::images::{Credentials, Image, Reference};
+use crate::metrics::{PULLED, PULLS};
 use crate::pods::blocking;
 use crate::shim::{Shim, now};
 
@@ -31,7 +33,14 @@ pub(super) async fn pull(shim: &Shim, request: v1::PullImageRequest) -> Result<S
     let name = named(request.image.as_ref())?;
     let reference = Reference::parse(name).map_err(|error| Error::InvalidArgument(format!("{error:#}")))?;
     let credentials = Credentials::from_cri(request.auth.as_ref(), &reference.domain)?;
-    let image = shim.puller.pull(&reference, credentials, |_| ()).await?;
+    let (mut timer, mut fetched) = (PULLS.time("error"), 0);
+    let watcher = |layers: &[Layer]| {
+        fetched = layers.iter().filter(|layer| layer.state != State::Present).map(|layer| layer.current).sum();
+    };
+    let result = shim.puller.pull(&reference, credentials, watcher).await;
+    PULLED.add(&[], fetched);
+    let image = result?;
+    timer.set_label("ok");
     Ok(image.id.clone())
 }
 
