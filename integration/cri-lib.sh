@@ -49,6 +49,7 @@ if [ -z "${BARE:-}" ]; then
     mkdir -p /run/netns /run/lock
 fi
 TMPDIR=$work/tmp
+[ -z "${KEEP:-}" ] || trap 'cp "$work"/*.{log,json,toml} "$KEEP" 2>/dev/null' EXIT
 endpoint=unix://$work/cri.sock
 registry=127.0.0.1:5000
 RRUN_CRI=${RRUN_CRI:-${RRUN%/*}/rrun-cri}

@@ -111,6 +111,5 @@ prints "inspectp: not ready" "SANDBOX_NOTREADY" 'pod_field $pod .status.state'
 ok "rmp" 'crictl rmp $pod'
 ok "rmi" "crictl rmi $busybox $nginx"
 prints "nothing is left" "" 'crictl pods -q; crictl ps -aq; ls /run/netns; ls $work/addresses/rrun-it | grep "^10"; find /sys/fs/cgroup -path "*/hand/*" -type d; ip -o link | grep veth; true'
-[ -z "${KEEP:-}" ] || cp "$work"/*.log "$KEEP"
 kill "$server" && wait "$server" 2>/dev/null
 finish

@@ -7,8 +7,9 @@ NEEDS="critest crictl apparmor_parser"
 # critest loads its profiles by `sudo apparmor_parser`.
 mkdir "$work/bin"
 printf '#!/bin/sh\nexec "$@"\n' >"$work/bin/sudo"
-files=${CLIENT_apparmor_parser%/usr/*}/etc
-printf '#!/bin/sh\nexec %s --config-file %s/apparmor/parser.conf --base %s/apparmor.d "$@"\n' "$CLIENT_apparmor_parser" "$files" "$files" >"$work/bin/apparmor_parser"
+files=${CLIENT_apparmor_parser%/usr/*}
+echo "policy-features=$files/usr/share/apparmor-features/features" >"$work/parser.conf"
+printf '#!/bin/sh\nexec %s --config-file %s --base %s "$@"\n' "$CLIENT_apparmor_parser" "$work/parser.conf" "$files/etc/apparmor.d" >"$work/bin/apparmor_parser"
 chmod 755 "$work"/bin/*
 PATH=$work/bin:$PATH
 
@@ -34,5 +35,4 @@ critest() {
 
 critest "SPDY" "$@"
 [ $# != 0 ] || critest "WebSocket" -ginkgo.focus=streaming -websocket-exec -websocket-attach -websocket-portforward
-[ -z "${KEEP:-}" ] || cp "$work"/*.{log,json} "$KEEP"
 finish

@@ -143,7 +143,6 @@ within "the container is the same" 'becomes web "c[\"server\"][\"containerID\"]"
 rm "$work"/pods/*
 within "without their files the pods go" 'for n in $(seq 200); do [ -z "$(crictl pods -q)$(ls $work/kubelet/pods)" ] && exit; sleep 0.5; done; crictl pods; ls $work/kubelet/pods; exit 1'
 prints "nothing is left" "" 'crictl ps -aq; ls /run/netns; ls $work/addresses/rrun-it | grep "^10"; grep "$work/kubelet/pods" /proc/mounts; find /sys/fs/cgroup -path "*/kubepods/*/pod*" -type d; true'
-[ -z "${KEEP:-}" ] || cp "$work"/*.log "$KEEP"
 kill $kubelet "$server"
 wait $kubelet "$server" 2>/dev/null
 finish
