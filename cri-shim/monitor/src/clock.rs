@@ -1,20 +1,21 @@
 //! The time of log lines and records.
 
-use rustix::time::{ClockId, clock_gettime};
+// Not rustix's: it takes for granted what some kernels' vDSO lacks (User-Mode Linux), and panics.
+use nix::time::{ClockId, clock_gettime};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The length of [`rfc3339`].
 pub(crate) const RFC3339: usize = 30;
 
 /// Nanoseconds since 1970.
 pub(crate) fn now() -> u64 {
-    let now = clock_gettime(ClockId::Realtime);
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
 }
 
 /// Milliseconds that never go back: for deadlines, which an upgrade carries over.
 pub(crate) fn monotonic_ms() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
+    // It fails only for a clock that there is not.
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| now.tv_sec() as u64 * 1000 + now.tv_nsec() as u64 / 1_000_000)
 }
 
 /// `2006-01-02T15:04:05.000000000Z`.
