@@ -203,27 +203,30 @@ pub(super) struct Login<'a> {
 }
 
 impl Tokens {
-    /// The `Authorization` header for what the server asked, or for a first request (`challenge` is `None`). `fresh`: the one
-    /// given before was refused.
+    /// The `Authorization` header for what the server asked, or for a first request (`challenge` is `None`). `refused`: the one
+    /// that it did not take.
     pub(super) async fn authorization(
         &self,
         login: &Login<'_>,
         challenge: Option<&Challenge>,
-        fresh: bool,
+        refused: Option<&HeaderValue>,
     ) -> Result<Option<HeaderValue>, Failure> {
         let Some(challenge) = challenge else { return Ok(login.credentials.upfront()) };
         if challenge.scheme == "basic" {
             return login.credentials.basic().map(Some).ok_or_else(|| login.refused("it wants a name and a password, and none are given"));
         }
-        if fresh && matches!(login.credentials, Credentials::Registry(_)) {
-            return Err(login.refused("it does not take the registry token"));
+        if let Credentials::Registry(_) = login.credentials {
+            return match refused {
+                Some(_) => Err(login.refused("it does not take the registry token")),
+                None => Ok(login.credentials.upfront()),
+            };
         }
         let scope = challenge.get("scope").map_or_else(|| format!("repository:{}:pull", login.path), str::to_owned);
         let realm = challenge.get("realm").unwrap_or_default();
         let service = challenge.get("service").unwrap_or_default();
         let key = login.key(realm, service, &scope);
         if let Some((token, until)) = self.lock().get(&key)
-            && !fresh
+            && refused != Some(token)
             && *until > Instant::now()
         {
             return Ok(Some(token.clone()));

@@ -105,6 +105,12 @@ impl BlobReader {
         self.outcome.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Why no more bytes come; where nobody said why, nobody waits for them.
+    fn ended(&self) -> io::Error {
+        let cancelled = || Failure::new(Kind::Cancelled, "cancelled");
+        io::Error::other(self.outcome().failure.get_or_insert_with(cancelled).clone())
+    }
+
     /// A partial file that cannot be used is done without.
     fn begin(&mut self) {
         self.begun = true;
@@ -134,8 +140,7 @@ impl BlobReader {
                 receiver
             });
             let Some(piece) = pieces.blocking_recv() else {
-                let failure = self.outcome().failure.clone();
-                return Err(io::Error::other(failure.unwrap_or_else(|| Failure::new(Kind::Cancelled, "cancelled"))));
+                return Err(self.ended());
             };
             if let Some(file) = &mut self.partial
                 && file.write_all(&piece).is_err()
@@ -184,7 +189,7 @@ impl Read for BlobReader {
             return Ok(0);
         }
         if self.source.cancelled.is_cancelled() {
-            return Err(io::Error::other(Failure::new(Kind::Cancelled, "cancelled")));
+            return Err(self.ended());
         }
         let n = self.fill(buf)?;
         if n == 0 {

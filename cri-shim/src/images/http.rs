@@ -218,8 +218,7 @@ fn sent(server: &str, error: &hyper_util::client::legacy::Error) -> Failure {
     let mut certificate = false;
     let mut source = error.source();
     while let Some(cause) = source {
-        let inner = cause.downcast_ref::<std::io::Error>().and_then(|io| io.get_ref());
-        certificate |= inner.is_some_and(|e| matches!(e.downcast_ref(), Some(rustls::Error::InvalidCertificate(_))));
+        certificate |= is_certificate(cause);
         let text = cause.to_string();
         if !texts.last().is_some_and(|last| last.contains(&text)) {
             texts.push(text);
@@ -232,6 +231,14 @@ fn sent(server: &str, error: &hyper_util::client::legacy::Error) -> Failure {
     }
     let kind = if error.is_connect() { Kind::Unreachable } else { Kind::Unavailable };
     Failure::new(kind, format!("{server}: {}", if text.is_empty() { "connection lost".to_owned() } else { text }))
+}
+
+/// Whether an error is about the server's certificate; `io::Error` hides what it wraps from `source`.
+fn is_certificate(error: &(dyn std::error::Error + 'static)) -> bool {
+    match error.downcast_ref::<std::io::Error>().and_then(|io| io.get_ref()) {
+        Some(inner) => is_certificate(inner),
+        None => matches!(error.downcast_ref(), Some(rustls::Error::InvalidCertificate(_))),
+    }
 }
 
 /// A body read with an eye on the clock.

@@ -211,12 +211,14 @@ impl Repository {
         let nobody = Credentials::Anonymous;
         let credentials = if endpoint.upstream { &self.credentials } else { &nobody };
         let login = Login { clients: &self.registry.clients, endpoint, credentials, path: &self.path };
+        let mut refused = None;
         for again in [false, true] {
             let challenge = self.challenges[at].lock().unwrap_or_else(PoisonError::into_inner).clone();
             let mut private = endpoint.headers.clone();
             if !private.contains_key(AUTHORIZATION)
-                && let Some(value) = self.registry.tokens.authorization(&login, challenge.as_ref(), again).await?
+                && let Some(value) = self.registry.tokens.authorization(&login, challenge.as_ref(), refused.as_ref()).await?
             {
+                refused = Some(value.clone());
                 private.insert(AUTHORIZATION, value);
             }
             let public = public.iter().cloned().collect();
