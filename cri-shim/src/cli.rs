@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::Config;
-use crate::{check, person, server};
+use crate::{check, person, pull, server};
 
 const HELP: &str = "\
 rrun-cri serves pods and containers to a kubelet (CRI v1), running them with rrun.
@@ -20,6 +20,7 @@ Commands:
   config default  print the settings with their defaults
   config          print the settings in force
   load PATH [NAME]  put images of an OCI layout or a docker-save archive into the store (no daemon running)
+  pull IMAGE [FILE]  fetch an image, with the credentials of FILE or of this user's auth.json
   images          list the images
   rmi NAME        remove an image with all its names
   inspect NAME    print an image's names, layers and configuration
@@ -64,6 +65,8 @@ pub fn run() -> Result<ExitCode> {
         ["check"] => return check::run(&load()?),
         ["load", path] => load_images(&load()?, path, None)?,
         ["load", path, name] => load_images(&load()?, path, Some(name))?,
+        ["pull", image] => pull::run(&load()?, image, None, person::open_images)?,
+        ["pull", image, auth] => pull::run(&load()?, image, Some(auth.as_ref()), person::open_images)?,
         ["images"] => person::list(&load()?)?,
         ["rmi", name] => person::remove(&load()?, name)?,
         ["inspect", name] => person::inspect(&load()?, name)?,

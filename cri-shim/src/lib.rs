@@ -16,6 +16,7 @@ pub mod monitor;
 pub mod nri;
 pub mod person;
 pub mod pods;
+pub mod pull;
 pub mod record;
 pub mod recovery;
 pub mod rootfs;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rrun_proto::rrun::images_server::ImagesServer;
 use rrun_proto::v1::image_service_server::ImageServiceServer;
 use rrun_proto::v1::runtime_service_server::RuntimeServiceServer;
 use rustix::fs::{FlockOperation, flock};
@@ -23,7 +24,7 @@ use crate::images::unpack::Options;
 use crate::metrics::{self, Timed};
 use crate::recovery;
 use crate::runtime::Runtimes;
-use crate::service::{Image, Runtime};
+use crate::service::{Image, Pull, Runtime};
 use crate::shim::Shim;
 
 /// Largest message that is taken or sent; kubelet's own limit is the same.
@@ -55,6 +56,7 @@ pub async fn serve(config: Config) -> Result<()> {
         .add_service(Timed(
             ImageServiceServer::new(Image::new(shim.clone())).max_decoding_message_size(MESSAGE_MAX).max_encoding_message_size(MESSAGE_MAX),
         ))
+        .add_service(ImagesServer::new(Pull::new(shim.clone())))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async {
             let _ = ended.await;
         });

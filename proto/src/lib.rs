@@ -15,3 +15,16 @@ pub mod v1 {
         }
     }
 }
+
+/// Our own service beside CRI, v1 (`rrun/v1/images.proto`).
+pub mod rrun {
+    #![allow(missing_docs, unreachable_pub, clippy::all)]
+    include!("gen/rrun.v1.rs");
+
+    /// Never shows what is in it: it would end in a log.
+    impl std::fmt::Debug for PullRequest {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.debug_struct("PullRequest").field("image", &self.image).finish_non_exhaustive()
+        }
+    }
+}

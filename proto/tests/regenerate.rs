@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 /// The files that are compiled, relative to the package, and the Rust file that each becomes.
-const FILES: &[(&str, &str)] = &[("runtime/v1/api.proto", "runtime.v1.rs")];
+const FILES: &[(&str, &str)] = &[("rrun/v1/images.proto", "rrun.v1.rs"), ("runtime/v1/api.proto", "runtime.v1.rs")];
 
 #[test]
 fn generated_code_is_up_to_date() {
@@ -16,7 +16,7 @@ fn generated_code_is_up_to_date() {
     tonic_prost_build::configure()
         .out_dir(&out)
         .btree_map(".")
-        .skip_debug(["runtime.v1.AuthConfig"])
+        .skip_debug(["rrun.v1.PullRequest", "runtime.v1.AuthConfig"])
         .message_attribute(".", "#[derive(serde::Serialize, serde::Deserialize)]\n#[serde(default)]")
         .compile_fds(files)
         .unwrap();

@@ -2,6 +2,7 @@
 
 mod image;
 mod images;
+mod pull;
 mod runtime;
 mod version;
 
@@ -13,6 +14,7 @@ use tokio_stream::Stream;
 use tonic::{Response, Status};
 
 pub use image::Image;
+pub use pull::Pull;
 pub use runtime::Runtime;
 
 /// What an RPC answers.
