@@ -14,7 +14,7 @@ STATIC = CARGO_TARGET_DIR=target/static RUSTFLAGS="-C target-feature=+crt-static
 HOST = $$($(CARGO) -vV | sed -n 's/^host: //p')
 
 .NOTPARALLEL:
-.PHONY: all build run test check bench integration clients install clean FORCE
+.PHONY: all build run test check bench bench-cri integration clients install clean FORCE
 
 all: build
 
@@ -42,6 +42,11 @@ check: setup-check build
 # rrun against its peers and the floor, interleaved; as root. It writes docs/performance.md and .svg.
 bench: setup-bench build
 	@bench/run
+
+# rrun-cri against containerd: pods, exec probes, memory; then 500 pods. As root.
+bench-cri: setup-clients build
+	$(CARGO) build --profile daemon --locked --package tests --example cri-bench
+	@integration/bench-cri.sh
 
 # containerd, Docker and Podman on this runtime; crictl, critest and a kubelet on rrun-cri.
 integration: setup-integration build
