@@ -1,18 +1,24 @@
 // streaming-client drives rrun-cri's streaming server with the libraries behind kubectl: remotecommand over SPDY and
 // WebSocket in every version, port-forward over SPDY and through its tunnel, and the WebSocket channels of older clients.
 //
-//	streaming-client [-size BYTES] [-run WORD] PROGRAM [ARGUMENT...]
+//	streaming-client [-size BYTES] [-run WORD] [-tls] PROGRAM [ARGUMENT...]
 //
-// PROGRAM takes requests as JSON lines and answers with URLs (cri-shim/examples/streaming.rs). It prints a line per case and
-// fails if one does.
+// With -tls PROGRAM also gets the paths of a certificate and its key. It takes requests as JSON lines and answers with URLs (cri-shim/examples/streaming.rs).
+// The client prints a line per case and fails if one does.
 package main
 
 import (
 	"bufio"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"flag"
 	"fmt"
 	"io"
+	"math/big"
 	"os"
 	"os/exec"
 	"strings"
@@ -91,12 +97,35 @@ type test struct {
 var size = flag.Int64("size", 1<<30, "bytes to move in each direction of the large transfers")
 
 func main() {
+	if !run() {
+		os.Exit(1)
+	}
+}
+
+// run runs the cases and says whether all are well.
+func run() bool {
 	only := flag.String("run", "", "run cases with this word in their names")
+	secure := flag.Bool("tls", false, "let PROGRAM serve TLS")
 	flag.Parse()
-	s, err := start(flag.Args())
+	arguments := flag.Args()
+	if *secure {
+		dir, err := os.MkdirTemp("", "streaming-client")
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return false
+		}
+		defer os.RemoveAll(dir)
+		cert, key := dir+"/cert.pem", dir+"/key.pem"
+		if err := certificate(cert, key); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return false
+		}
+		arguments = append(arguments, cert, key)
+	}
+	s, err := start(arguments)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
+		return false
 	}
 	failed := 0
 	for _, t := range append(append(commands(), forwards()...), transfers()...) {
@@ -121,7 +150,26 @@ func main() {
 	fmt.Printf("%d failed; the server's memory: now %d KiB, at most %d KiB\n", failed, s.memory("VmRSS"), s.memory("VmHWM"))
 	s.in.Close()
 	s.command.Wait()
-	if failed > 0 {
-		os.Exit(1)
+	return failed == 0
+}
+
+// certificate writes a self-signed certificate and its key.
+func certificate(cert, key string) error {
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
 	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), DNSNames: []string{"localhost"}}
+	signed, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	if err != nil {
+		return err
+	}
+	encoded, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: signed}), 0o600); err != nil {
+		return err
+	}
+	return os.WriteFile(key, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: encoded}), 0o600)
 }

@@ -174,3 +174,34 @@ async fn what_was_sent_arrives_though_the_client_left() {
     timeout(Duration::from_secs(30), pod.read_to_end(&mut got)).await.unwrap().unwrap();
     assert_eq!(got.len(), much.len());
 }
+
+#[tokio::test]
+async fn a_pod_with_a_network_of_its_own() {
+    // A process holds the namespace; its listener is made by a thread in there, as a pod's would be by the pod.
+    let mut pod = tokio::process::Command::new("unshare")
+        .args(["--net", "sh", "-c", "ip link set lo up && echo up && exec sleep 1000"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut line = [0; 3];
+    if pod.stdout.take().unwrap().read_exact(&mut line).await.is_err() {
+        eprintln!("skipped: unshare --net and ip link need root and iproute2");
+        return;
+    }
+    let netns = format!("/proc/{}/ns/net", pod.id().unwrap());
+    let inside = std::fs::File::open(&netns).unwrap();
+    let listener = std::thread::spawn(move || {
+        rustix::thread::move_into_link_name_space(std::os::fd::AsFd::as_fd(&inside), None).unwrap();
+        std::net::TcpListener::bind("127.0.0.1:80").unwrap()
+    });
+    let listener = listener.join().unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let listener = TcpListener::from_std(listener).unwrap();
+    let url = server().await.port_forward(PortForward { pod: netns, ports: Vec::new() }).unwrap();
+    let mut client = Spdy::connect(&url, "portforward.k8s.io").await;
+    let (_, data) = client.open_pair("0", 80).await;
+    accept(&listener).await.write_all(b"from the pod").await.unwrap();
+    assert_eq!(next_data(&mut client, data).await.0, b"from the pod");
+}

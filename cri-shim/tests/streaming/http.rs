@@ -4,6 +4,14 @@ use rrun_cri::config;
 use rrun_cri::error::Error;
 use rrun_cri::streaming::{Exec, PortForward, bind};
 
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::backend::Plain;
 use crate::client::ask;
 use crate::{server, shell, streams};
 
@@ -69,4 +77,36 @@ async fn urls_name_an_address_that_can_be_reached() {
     let half = config::Streaming { tls_cert: "/cert.pem".into(), ..config::Streaming::default() };
     let refused = bind(&half).await.err().unwrap();
     assert!(format!("{refused:#}").contains("tls_key"), "{refused:#}");
+}
+
+#[tokio::test]
+async fn with_a_certificate_the_server_speaks_tls() {
+    let dir = std::env::temp_dir().join(format!("rrun-streaming-tls-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let made = rcgen::generate_simple_self_signed(["localhost".to_string()]).unwrap();
+    let (cert, key) = (dir.join("cert.pem"), dir.join("key.pem"));
+    std::fs::write(&cert, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let settings = config::Streaming { tls_cert: cert, tls_key: key, ..config::Streaming::default() };
+    let (urls, listener) = bind(&settings).await.unwrap();
+    tokio::spawn(listener.serve(Arc::new(Plain)));
+    std::fs::remove_dir_all(dir).unwrap();
+    let url = urls.exec(shell("head -c 300000 /dev/zero", "stdout")).unwrap();
+    let address = url.strip_prefix("https://").unwrap().split('/').next().unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(made.cert.der().clone()).unwrap();
+    let client = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let socket = tokio::net::TcpStream::connect(address).await.unwrap();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(client));
+    let stream = connector.connect(ServerName::try_from("localhost").unwrap(), socket).await.unwrap();
+    let (mut socket, _) = tokio_tungstenite::client_async(url.replace("https:", "ws:"), stream).await.unwrap();
+    let mut length = 0;
+    while let Some(Ok(Message::Binary(bytes))) = socket.next().await {
+        length += bytes.len() - 1;
+    }
+    assert_eq!(length, 300_000);
 }
