@@ -233,8 +233,8 @@ impl<B: Backend> Handler for Pairs<B> {
 
     fn reset(&mut self, stream: u32) {
         if let Some(pair) = self.streams.get(&stream) {
-            pair.inlet.discard();
             pair.cancel.notify_one();
+            pair.inlet.discard();
         }
     }
 }
@@ -295,11 +295,12 @@ async fn forward<B: Backend>(pod: &Pod<B>, port: u16, pair: &Pair, data: &Channe
     };
     let left = async { drop(left.wait_for(|left| *left).await) };
     tokio::select! {
+        biased;
+        // The client waits for the end of the error stream before it is done with the pair.
+        () = pair.cancel.notified() => drop(error.finish(&[], &[]).await),
         broken = broken => if broken {
             break_off(data, error).await;
         },
-        // The client waits for the end of the error stream before it is done with the pair.
-        () = pair.cancel.notified() => drop(error.finish(&[], &[]).await),
         () = left => {
             pair.inlet.end();
             let _ = timeout(AFTER_CLIENT, pair.inlet.drain(socket)).await;
