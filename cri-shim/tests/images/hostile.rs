@@ -307,3 +307,49 @@ fn devices_are_made_for_root() {
     let meta = std::fs::metadata(temp.join("layer/null")).unwrap();
     assert!(meta.file_type().is_char_device() && meta.rdev() == rustix::fs::makedev(1, 3));
 }
+
+#[test]
+fn compressed_layers_are_told_by_their_bytes() {
+    use std::io::Write;
+    let temp = Temp::new();
+    let images = crate::store::open(temp.path());
+    let tar = archive(&[(Entry::file(b"f", 1 << 20), vec![b'z'; 1 << 20])]);
+    let gzip = |bytes: &[u8]| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    };
+    // Two members; frames with one to skip between them, as zstd:chunked ends.
+    let skipped = [&[0x5e, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 2, 3][..]].concat();
+    let (half, rest) = tar.split_at(tar.len() / 2);
+    let frame = |bytes: &[u8]| zstd::encode_all(bytes, 3).unwrap();
+    let blobs = [
+        ("plain", tar.clone()),
+        ("gzip", [gzip(half), gzip(rest)].concat()),
+        ("zstd", [frame(half), skipped.clone(), frame(rest), skipped.clone()].concat()),
+        ("chunked", [skipped, frame(&tar)].concat()),
+    ];
+    for (name, blob) in &blobs {
+        crate::support::layout_of(&temp.join(name), &format!("{name}:1"), &[(tar.clone(), blob.clone())]);
+        let image = images.load(&temp.join(name), None).unwrap_or_else(|error| panic!("{name}: {error:#}")).remove(0);
+        assert_eq!(std::fs::metadata(image.layers[0].join("f")).unwrap().len(), 1 << 20);
+        drop(image);
+        images.remove(&format!("{name}:1")).unwrap();
+    }
+    for (name, blob, words) in [
+        ("bz", b"BZh91AY".to_vec(), "bzip2"),
+        ("cut", frame(&tar)[..40].to_vec(), "incomplete frame"),
+        ("tail", [gzip(&tar), b"garbage".to_vec()].concat(), "unexpected end of file"),
+        ("wide", wide_window(), "too much memory"),
+    ] {
+        crate::support::layout_of(&temp.join(name), &format!("{name}:1"), &[(tar.clone(), blob)]);
+        let error = format!("{:#}", images.load(&temp.join(name), None).unwrap_err());
+        assert!(error.contains(words), "{name}: {error}");
+    }
+}
+
+/// A zstd frame that wants a window of 1 GiB.
+fn wide_window() -> Vec<u8> {
+    // Magic, a header without content size, the window descriptor (exponent 20), a last raw block of one byte.
+    vec![0x28, 0xb5, 0x2f, 0xfd, 0x00, 20 << 3, 0x09, 0x00, 0x00, b'x']
+}

@@ -3,5 +3,6 @@ mod faults;
 mod full;
 mod gnu_tar;
 mod hostile;
+mod mutated;
 mod store;
 mod support;

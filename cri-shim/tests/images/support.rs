@@ -66,25 +66,29 @@ pub(crate) fn unpack_into(dir: &Path, tar: &[u8], options: unpack::Options) -> a
 /// An OCI layout with one image, by hand.
 pub(crate) fn layout(dir: &Path, name: &str, layers: &[Vec<u8>], gzip: bool) -> Digest {
     use std::io::Write;
+    let compress = |layer: &Vec<u8>| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(layer).unwrap();
+        encoder.finish().unwrap()
+    };
+    let pairs: Vec<_> = layers.iter().map(|layer| (layer.clone(), if gzip { compress(layer) } else { layer.clone() })).collect();
+    layout_of(dir, name, &pairs)
+}
+
+/// The same of archives and the blobs that hold them.
+pub(crate) fn layout_of(dir: &Path, name: &str, layers: &[(Vec<u8>, Vec<u8>)]) -> Digest {
     let put = |bytes: &[u8]| {
         let digest = Digest::of(bytes);
         std::fs::create_dir_all(dir.join("blobs/sha256")).unwrap();
         std::fs::write(dir.join("blobs/sha256").join(digest.hex()), bytes).unwrap();
         digest
     };
-    let mut described = Vec::new();
-    for layer in layers {
-        let mut blob = layer.clone();
-        if gzip {
-            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-            encoder.write_all(layer).unwrap();
-            blob = encoder.finish().unwrap();
-        }
-        let kind = if gzip { "application/vnd.oci.image.layer.v1.tar+gzip" } else { "application/vnd.oci.image.layer.v1.tar" };
-        described.push(serde_json::json!({"mediaType": kind, "digest": put(&blob), "size": blob.len()}));
-    }
-    let diff_ids: Vec<Digest> = layers.iter().map(|layer| Digest::of(layer)).collect();
-    let config = serde_json::json!({"architecture": "amd64", "os": "linux", "config": {"Cmd": ["/bin/sh"], "Env": ["PATH=/bin"]},
+    let kind = "application/vnd.oci.image.layer.v1.tar+gzip";
+    let described: Vec<_> =
+        layers.iter().map(|(_, blob)| serde_json::json!({"mediaType": kind, "digest": put(blob), "size": blob.len()})).collect();
+    let diff_ids: Vec<Digest> = layers.iter().map(|(tar, _)| Digest::of(tar)).collect();
+    let arch = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+    let config = serde_json::json!({"architecture": arch, "os": "linux", "config": {"Cmd": ["/bin/sh"], "Env": ["PATH=/bin"]},
         "rootfs": {"type": "layers", "diff_ids": diff_ids}, "author": name})
     .to_string();
     let config_digest = put(config.as_bytes());
