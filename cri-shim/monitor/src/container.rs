@@ -2,7 +2,8 @@
 //!
 //! Standard output and error are FIFOs in the container's folder, which the container holds for reading and writing:
 //! the monitor may die and come back without the container seeing a broken pipe. Standard input is read-only for
-//! the container where it is to end once (`stdin_once`): only so can there be an end, and there the monitor's death is one.
+//! the container where it is to end once (`stdin_once`): only so can there be an end, and there the monitor's death is one
+//! (and whoever opens /dev/stdin by its name after the end waits for a writer, as with any FIFO).
 
 use crate::log::{Batch, LogFile, Splitter, Stream};
 use crate::oom::{self, Oom};

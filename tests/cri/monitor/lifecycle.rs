@@ -156,10 +156,11 @@ async fn a_background_child_does_not_hold_up_the_end() {
 #[tokio::test]
 async fn a_user_without_rights_opens_its_streams_by_name() {
     let pod = pod!();
-    let script = "echo out > /dev/stdout; echo err > /dev/stderr; echo more >> /proc/self/fd/1; cat /dev/stdin | cat";
+    let script = "echo out > /dev/stdout; echo err > /dev/stderr; exec 3< /dev/stdin; echo more >> /proc/self/fd/1; cat <&3";
     let bundle = pod.bundle(script).set("/process/user", json!({"uid": 1000, "gid": 1000})).symlink("/dev/stdin", "/proc/self/fd/0");
     let create = Create { stdin: true, stdin_once: true, ..pod.container_of(bundle) };
     pod.start(&create).await;
+    super::wait_for_log(&create, "more");
     let mut client = pod.monitor.attach(&create.id, true, false, false).await.unwrap();
     super::write_all(client.stdin.as_ref().unwrap(), "in\n");
     client.end_input().unwrap();
