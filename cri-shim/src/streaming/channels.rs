@@ -51,6 +51,8 @@ pub struct Channels {
     base64: bool,
     half_close: bool,
     current: Option<u8>,
+    /// The current message has said which channel it ends.
+    ended: bool,
     /// Base64 text that is no whole group of four yet.
     carry: Vec<u8>,
     decoded: Vec<u8>,
@@ -78,6 +80,7 @@ impl Channels {
     pub fn piece<'a>(&'a mut self, mut bytes: &'a [u8], start: bool, end: bool) -> Result<Option<Piece<'a>>, Error> {
         if start {
             self.current = None;
+            self.ended = false;
             self.carry.clear();
         }
         let channel = match self.current {
@@ -95,7 +98,9 @@ impl Channels {
             }
         };
         if channel == HALF_CLOSE && self.half_close {
-            return Ok(bytes.first().map(|channel| Piece::End(*channel)));
+            let named = bytes.first().filter(|_| !self.ended).map(|channel| Piece::End(*channel));
+            self.ended |= named.is_some();
+            return Ok(named);
         }
         if self.base64 {
             self.decode(bytes, end)?;
@@ -127,6 +132,9 @@ mod tests {
         assert_eq!(v5.piece(b"\0ab", false, false), Ok(Some(Piece::Data(0, b"ab"))));
         assert_eq!(v5.piece(b"c", false, true), Ok(Some(Piece::Data(0, b"c"))));
         assert_eq!(v5.piece(&[255, 0], true, true), Ok(Some(Piece::End(0))));
+        assert_eq!(v5.piece(&[255], true, false), Ok(None));
+        assert_eq!(v5.piece(&[0], false, false), Ok(Some(Piece::End(0))));
+        assert_eq!(v5.piece(&[1], false, true), Ok(None), "one message ends one channel");
         assert_eq!(Channels::new(false, false).piece(&[255, 0], true, true), Ok(Some(Piece::Data(255, &[0]))));
         let text = STANDARD.encode("hello, world");
         for cut in 0..=text.len() {
