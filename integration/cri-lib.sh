@@ -140,6 +140,7 @@ enable = true
 socket = "$work/nri.sock"
 plugin_dir = "$work/nri"
 plugin_config_dir = "$work/nri-config"
+$([ -z "${METRICS:-}" ] || printf '[metrics]\naddress = "%s"' "$METRICS")
 C
     "$RRUN_CRI" --config "$work/server.toml" >"$work/server.log" 2>&1 &
     server=$!

@@ -36,9 +36,9 @@ pub(super) struct Usage {
     pub tasks_max: Option<u64>,
     /// Pressure of cpu, memory and io.
     pub pressure: [Option<Pressure>; 3],
-    /// Only with [`Cgroup::read_all`].
+    /// Only in a complete reading.
     pub io: Vec<Io>,
-    /// Only with [`Cgroup::read_all`].
+    /// Only in a complete reading.
     pub huge: Vec<Huge>,
 }
 
@@ -162,56 +162,54 @@ impl Cgroup {
         }
     }
 
-    /// Whether it is still there.
-    pub(super) fn exists(&self) -> bool {
-        self.folder("memory").or_else(|| self.folder("cpu")).is_some_and(|(folder, _)| folder.exists())
-    }
-
-    /// What CRI's statistics need.
-    pub(super) fn read(&self, reader: &mut Reader) -> Usage {
-        Usage {
+    /// What CRI's statistics need, or with `complete` what the metrics need, too; `None` if it is gone.
+    pub(super) fn read(&self, reader: &mut Reader, complete: bool) -> Option<Usage> {
+        let (cpu, memory) = (self.cpu(reader, complete), self.memory(reader));
+        if cpu.is_none() && memory.is_none() {
+            return None;
+        }
+        let mut usage = Usage {
             at: super::now(),
-            cpu: self.cpu(reader),
-            memory: self.memory(reader),
+            cpu: cpu.unwrap_or_default(),
+            memory: memory.unwrap_or_default(),
             tasks: self.folder("pids").and_then(|(folder, _)| reader.number(folder, "pids.current")).unwrap_or(0),
             pressure: ["cpu.pressure", "memory.pressure", "io.pressure"].map(|file| {
                 let text = reader.text(self.v2.as_deref()?, file)?;
                 Some(pressure(text))
             }),
             ..Usage::default()
+        };
+        if complete {
+            self.complete(reader, &mut usage);
         }
+        Some(usage)
     }
 
-    /// With what only the metrics need.
-    pub(super) fn read_all(&self, reader: &mut Reader) -> Usage {
-        let mut usage = self.read(reader);
+    fn complete(&self, reader: &mut Reader, usage: &mut Usage) {
         if let Some((folder, _)) = self.folder("pids") {
             usage.tasks_max = reader.number(folder, "pids.max");
         }
         if let Some((folder, v2)) = self.folder("memory") {
-            let files: [&str; 3] =
-                if v2 { ["memory.peak", "", ""] } else { ["memory.max_usage_in_bytes", "memory.failcnt", "memory.kmem.usage_in_bytes"] };
-            usage.memory.peak = reader.number(folder, files[0]).unwrap_or(0);
-            if v2 {
-                let events = reader.text(folder, "memory.events").unwrap_or_default();
-                usage.memory.failures = flat(events, "max").unwrap_or(0);
-                usage.memory.oom_kills = flat(events, "oom_kill").unwrap_or(0);
-            } else {
-                usage.memory.failures = reader.number(folder, files[1]).unwrap_or(0);
-                usage.memory.kernel = reader.number(folder, files[2]).unwrap_or(0);
-                let events = reader.text(folder, "memory.oom_control").unwrap_or_default();
-                usage.memory.oom_kills = flat(events, "oom_kill").unwrap_or(0);
+            let memory = &mut usage.memory;
+            let (peak, events) = if v2 { ("memory.peak", "memory.events") } else { ("memory.max_usage_in_bytes", "memory.oom_control") };
+            memory.peak = reader.number(folder, peak).unwrap_or(0);
+            let events = reader.text(folder, events).unwrap_or_default();
+            memory.oom_kills = flat(events, "oom_kill").unwrap_or(0);
+            memory.failures = flat(events, "max").unwrap_or(0);
+            if !v2 {
+                memory.failures = reader.number(folder, "memory.failcnt").unwrap_or(0);
+                memory.kernel = reader.number(folder, "memory.kmem.usage_in_bytes").unwrap_or(0);
             }
         }
         usage.io = self.io(reader);
         usage.huge = self.huge(reader);
-        usage
     }
 
-    fn cpu(&self, reader: &mut Reader) -> Cpu {
+    fn cpu(&self, reader: &mut Reader, complete: bool) -> Option<Cpu> {
         let mut cpu = Cpu::default();
-        if let Some((folder, v2)) = self.folder("cpu") {
-            let stat = reader.text(folder, "cpu.stat").unwrap_or_default();
+        let (folder, v2) = self.folder("cpu")?;
+        if v2 || complete {
+            let stat = reader.text(folder, "cpu.stat")?;
             let get = |name| flat(stat, name).unwrap_or(0);
             (cpu.periods, cpu.throttled_periods) = (get("nr_periods"), get("nr_throttled"));
             if v2 {
@@ -222,24 +220,26 @@ impl Cgroup {
             }
         }
         if let Some((folder, false)) = self.folder("cpuacct") {
-            cpu.usage = reader.number(folder, "cpuacct.usage").unwrap_or(0);
-            let stat = reader.text(folder, "cpuacct.stat").unwrap_or_default();
-            // In ticks of 1/100 s, on every architecture that Linux shows to programs.
-            let get = |name| flat(stat, name).unwrap_or(0) * 10_000_000;
-            (cpu.user, cpu.system) = (get("user"), get("system"));
+            cpu.usage = reader.number(folder, "cpuacct.usage")?;
+            if complete {
+                let stat = reader.text(folder, "cpuacct.stat").unwrap_or_default();
+                // In ticks of 1/100 s, on every architecture that Linux shows to programs.
+                let get = |name| flat(stat, name).unwrap_or(0) * 10_000_000;
+                (cpu.user, cpu.system) = (get("user"), get("system"));
+            }
         }
-        cpu
+        Some(cpu)
     }
 
-    fn memory(&self, reader: &mut Reader) -> Memory {
-        let Some((folder, v2)) = self.folder("memory") else { return Memory::default() };
+    fn memory(&self, reader: &mut Reader) -> Option<Memory> {
+        let (folder, v2) = self.folder("memory")?;
         let mut memory = Memory::default();
         let files: [&str; 3] = if v2 {
             ["memory.current", "memory.max", "memory.swap.max"]
         } else {
             ["memory.usage_in_bytes", "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"]
         };
-        memory.usage = reader.number(folder, files[0]).unwrap_or(0);
+        memory.usage = reader.number(folder, files[0])?;
         // v1 says "no limit" by a number near the largest.
         let real = |limit: &u64| *limit < 1 << 60;
         memory.limit = reader.number(folder, files[1]).filter(real);
@@ -269,7 +269,7 @@ impl Cgroup {
             };
             *place = number(value).unwrap_or(0);
         }
-        memory
+        Some(memory)
     }
 
     fn io(&self, reader: &mut Reader) -> Vec<Io> {
@@ -521,7 +521,7 @@ mod tests {
         let old = Cgroup { v1: all.into(), v2: None, path: "/x".into() };
         let new = Cgroup { v1: HashMap::new(), v2: Some(v2.clone()), path: "/x".into() };
         let mut reader = Reader::default();
-        let (old, new) = (old.read_all(&mut reader), new.read_all(&mut reader));
+        let (old, new) = (old.read(&mut reader, true).unwrap(), new.read(&mut reader, true).unwrap());
         for usage in [&old, &new] {
             assert_eq!((usage.cpu.usage, usage.cpu.throttled, usage.cpu.periods, usage.tasks), (3_000_000, 5000, 4, 3));
             let m = &usage.memory;

@@ -203,14 +203,13 @@ impl Reading {
         if fresh && (self.complete || !complete) {
             return true;
         }
-        if !cgroup.exists() {
-            (self.cgroup, self.read) = (None, None);
-            return false;
-        }
         thread_local! {
             static READER: std::cell::RefCell<Reader> = std::cell::RefCell::default();
         }
-        let usage = READER.with_borrow_mut(|reader| if complete { cgroup.read_all(reader) } else { cgroup.read(reader) });
+        let Some(usage) = READER.with_borrow_mut(|reader| cgroup.read(reader, complete)) else {
+            (self.cgroup, self.read) = (None, None);
+            return false;
+        };
         // A reading for the sake of its completeness comes too soon after the last one for a rate.
         if !fresh {
             let (at, used) = if self.read.is_some() { (self.usage.at, self.usage.cpu.usage) } else { (began, 0) };

@@ -19,12 +19,13 @@ impl Reader {
         self.path.push(name);
         let mut file = File::open(&self.path).ok()?;
         self.text.clear();
-        // Without a stat for the size, which such files do not have.
-        let mut piece = [0; 4096];
+        // Without a stat for the size, which such files do not have. A read that leaves room for another line was the last.
+        let mut piece = [0; 8192];
         loop {
-            match file.read(&mut piece).ok()? {
-                0 => break,
-                read => self.text.extend_from_slice(&piece[..read]),
+            let read = file.read(&mut piece).ok()?;
+            self.text.extend_from_slice(&piece[..read]);
+            if read < piece.len() - 256 {
+                break;
             }
         }
         std::str::from_utf8(&self.text).ok()
