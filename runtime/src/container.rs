@@ -12,9 +12,10 @@
 
 use crate::bundle;
 use crate::cgroups;
-use crate::hooks;
+use crate::intel_rdt::Groups;
 use crate::json::{self, document, written};
 use crate::sys;
+use crate::{hooks, notify};
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use oci_spec::runtime::{Hooks, Spec};
@@ -128,6 +129,10 @@ pub struct Record {
     pub namespaces: u64,
     /// Its user namespace has no more than the caller's single group: setgroups is forbidden in it.
     pub single_group: bool,
+    /// Its groups of resctrl.
+    pub intel_rdt: Option<Groups>,
+    /// It has a socket for sd_notify in its folder.
+    pub notify: bool,
     /// Its configuration has hooks: `start` and `delete` must read it.
     pub hooks: bool,
 }
@@ -147,6 +152,8 @@ document! { Record;
     "rootless" => rootless,
     "namespaces" => namespaces,
     "singleGroup" => single_group,
+    "intelRdt" => intel_rdt,
+    "notify" => notify,
     "hooks" => hooks,
 }
 
@@ -373,6 +380,12 @@ impl Container {
             let _ = sys::pidfd_send_signal(pidfd.as_fd(), nix::libc::SIGKILL);
         }
         cgroup.remove().context("remove the container's cgroup")?;
+        if let Some(groups) = &self.record.intel_rdt {
+            groups.remove()?;
+        }
+        if self.record.notify {
+            notify::remove(&self.dir);
+        }
         remove_folder(&self.dir)
     }
 }

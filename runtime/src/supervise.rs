@@ -7,6 +7,7 @@
 //! Supervisor::run     until that process ends
 //! ```
 
+use crate::notify::Proxy;
 use crate::relay::Relay;
 use crate::sys;
 use anyhow::{Context, Result};
@@ -23,6 +24,7 @@ pub struct Supervisor {
     signals: SignalFd,
     before: SigSet,
     relay: Option<Relay>,
+    notify: Option<Proxy>,
 }
 
 impl Supervisor {
@@ -40,7 +42,7 @@ impl Supervisor {
         taken.remove(Signal::SIGTTOU);
         let signals = SignalFd::with_flags(&taken, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).context("signalfd")?;
         let before = taken.thread_swap_mask(SigmaskHow::SIG_SETMASK).context("sigprocmask")?;
-        Ok(Supervisor { signals, before, relay: None })
+        Ok(Supervisor { signals, before, relay: None, notify: None })
     }
 
     /// The signal mask that the container's process gets: `mask().thread_set_mask()` in the child.
@@ -55,11 +57,22 @@ impl Supervisor {
         Ok(())
     }
 
+    /// Passes on the container's word that it is ready.
+    pub fn notify(&mut self, proxy: Option<Proxy>) {
+        self.notify = proxy;
+    }
+
     /// Until the child `pid` ends: its exit code, 128 and the signal's number if it was killed.
     pub fn run(mut self, pid: i32) -> Result<i32> {
         let mut status = reap(pid)?;
         while status.is_none() {
-            let [signalled, ready @ ..] = self.wait()?;
+            let [signalled, notified, ready @ ..] = self.wait()?;
+            if notified
+                && let Some(proxy) = &self.notify
+                && proxy.turn(pid)?
+            {
+                self.notify = None;
+            }
             if signalled && self.forward(pid) {
                 status = reap(pid)?;
             }
@@ -71,12 +84,13 @@ impl Supervisor {
         Ok(status.map_or(0, exit_code))
     }
 
-    /// Polls: signals, standard input, standard output, the pty.
-    fn wait(&self) -> Result<[bool; 4]> {
+    /// Polls: signals, sd_notify, standard input, standard output, the pty.
+    fn wait(&self) -> Result<[bool; 5]> {
         let signals = self.signals.as_fd();
         let idle = || PollFd::new(signals, PollFlags::empty());
         let [a, b, c] = self.relay.as_ref().map_or_else(|| [idle(), idle(), idle()], |r| r.polled(signals));
-        let mut polled = [PollFd::new(signals, PollFlags::POLLIN), a, b, c];
+        let notify = self.notify.as_ref().map_or_else(idle, |proxy| PollFd::new(proxy.as_fd(), PollFlags::POLLIN));
+        let mut polled = [PollFd::new(signals, PollFlags::POLLIN), notify, a, b, c];
         match poll(&mut polled, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => Ok(polled.map(|p| p.any().unwrap_or(false))),
             Err(e) => Err(e).context("poll"),

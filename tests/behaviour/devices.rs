@@ -167,3 +167,24 @@ fn console_is_there_only_with_a_terminal() {
     let rt = Runtime::new();
     assert_eq!(rt.tries(rt.bundle(), &["stat /dev/console"])["stat /dev/console"], "ENOENT");
 }
+
+#[test]
+fn rules_of_a_running_container_change() {
+    let rt = Runtime::new();
+    require!(!rt.is_rootless(), "root: a device cgroup");
+    require!(rt.kind() == tests::runtime::Kind::Rrun, "a runtime whose update changes device rules");
+    let c = rt.start(with_rules(&rt, json!([{"allow": false, "access": "rwm"}])).args(["/probe", "sleep"]));
+    let kmsg = || c.tries(&["open /dev/kmsg1 r"])["open /dev/kmsg1 r"].clone();
+    assert_eq!(c.tries(&["mknod /dev/kmsg1 c 1 11"])["mknod /dev/kmsg1 c 1 11"], "ok");
+    assert_eq!(kmsg(), "EPERM");
+    let update = |rules: serde_json::Value| rt.call(["update", "-r", "-", &c.id]).input(&json!({"devices": rules}).to_string()).run();
+    update(json!([{"allow": false, "access": "rwm"}, {"allow": true, "type": "c", "major": 1, "minor": 11, "access": "r"}])).ok();
+    assert_eq!(kmsg(), "ok");
+    update(json!([{"allow": false, "access": "rwm"}])).ok();
+    assert_eq!(kmsg(), "EPERM");
+    // No rules leave them as they are.
+    update(json!([])).ok();
+    assert_eq!(kmsg(), "EPERM");
+    update(json!([{"allow": true, "access": "rx"}])).fails(1, &["rx"]);
+    c.end();
+}

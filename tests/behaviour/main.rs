@@ -16,6 +16,8 @@ mod masks;
 mod mounts;
 mod mounts_special;
 mod namespaces;
+mod net_devices;
+mod notify;
 mod process;
 mod races;
 mod rootless;

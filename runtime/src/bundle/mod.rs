@@ -80,13 +80,6 @@ pub fn check(spec: &Spec) -> Result<()> {
     if let Some(hooks) = spec.hooks() {
         hooks::check(hooks)?;
     }
-    if let Some(linux) = spec.linux() {
-        let unsupported = [
-            ("linux.intelRdt", linux.intel_rdt().is_some()),
-            ("linux.netDevices", linux.net_devices().as_ref().is_some_and(|d| !d.is_empty())),
-        ];
-        refuse(&unsupported)?;
-    }
     let foreign = [
         ("solaris", spec.solaris().is_some()),
         ("windows", spec.windows().is_some()),
@@ -99,14 +92,6 @@ pub fn check(spec: &Spec) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// What this version cannot do is an error, never left out in silence.
-fn refuse(fields: &[(&str, bool)]) -> Result<()> {
-    match fields.iter().find(|(_, there)| *there) {
-        Some((field, _)) => bail!("{field}: not supported by this version of rrun"),
-        None => Ok(()),
-    }
 }
 
 /// Checks a process, from config.json or from `exec --process`.

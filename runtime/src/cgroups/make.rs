@@ -147,7 +147,7 @@ impl Cgroup {
     }
 
     /// Sets the device rules. Without privileges the kernel takes none, and mknod is denied anyway.
-    fn filter_devices(&self, r: &LinuxResources, replace: bool) -> Result<()> {
+    pub(super) fn filter_devices(&self, r: &LinuxResources, replace: bool) -> Result<()> {
         let rules = devices::Rules::new(r.devices().as_deref().unwrap_or_default())?;
         let done = if let Some(h) = self.ours().find(|h| h.has("devices")) {
             devices::set_v1(&h.dir, &rules)

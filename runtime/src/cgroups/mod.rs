@@ -129,10 +129,11 @@ impl Cgroup {
         self.ours().next().is_some()
     }
 
-    /// Changes the limits. Device rules stay as they are, as with runc.
+    /// Changes the limits; where it holds device rules these replace all that there are.
     pub fn update(&self, r: &LinuxResources) -> Result<()> {
         limits::check(r)?;
-        if !self.exists() && !limits::is_empty(r) {
+        let devices = r.devices().as_ref().is_some_and(|d| !d.is_empty());
+        if !self.exists() && (devices || !limits::is_empty(r)) {
             bail!("the container has no cgroup of its own whose limits could change");
         }
         if let Some(unified) = self.unified() {
@@ -148,9 +149,17 @@ impl Cgroup {
                 v2::check_usage(&h.dir, r)?;
             }
             let now = || folder::read_file(&self.unified()?.dir, "memory.max").ok()?.trim_end().parse().ok();
-            self.systemd(|systemd| systemd.set(unit, systemd.limits(r, v2, now)?))?;
+            let rules = devices::Rules::new(r.devices().as_deref().unwrap_or_default())?;
+            self.systemd(|systemd| {
+                let mut properties = systemd.limits(r, v2, now)?;
+                if devices && !self.record.rootless {
+                    properties.extend(systemd.devices(&rules));
+                }
+                systemd.set(unit, properties)
+            })?;
         }
-        self.limit(r, true)
+        self.limit(r, true)?;
+        if devices { self.filter_devices(r, true) } else { Ok(()) }
     }
 
     /// The processes in it and below it, by their ids in the caller's PID namespace.

@@ -18,7 +18,8 @@ pub struct Stats {
     pids: Pids,
     blkio: Blkio,
     hugetlb: BTreeMap<String, Hugetlb>,
-    intel_rdt: BTreeMap<String, u64>,
+    /// `intel_rdt`, which the caller fills.
+    pub intel_rdt: BTreeMap<String, String>,
     network_interfaces: Null,
 }
 

@@ -5,7 +5,7 @@ use crate::cli::{Create, Globals};
 use crate::container::{self, Container};
 use crate::process::{self, Gate, Made, Plan};
 use crate::supervise::Supervisor;
-use crate::{exec_fifo, sealed_exe, terminal};
+use crate::{exec_fifo, notify, sealed_exe, terminal};
 use anyhow::{Context, Result};
 use std::fs::File;
 use std::io::{ErrorKind, Write};
@@ -15,27 +15,44 @@ use std::path::Path;
 
 /// Makes the container and returns when its process waits at the exec fifo.
 pub fn run(globals: &Globals, args: &Create) -> Result<i32> {
-    process::check_preserved(args.preserve_fds)?;
+    process::check_preserved(notify::listen_fds() + args.preserve_fds)?;
     sealed_exe::ensure()?;
     // Not freed, as in `make`: the process ends here.
     std::mem::forget(make(globals, args, true, None)?);
     Ok(0)
 }
 
+/// A container that was made.
+pub(super) struct New {
+    pub(super) container: Container,
+    pub(super) plan: Plan,
+    pub(super) made: Made,
+    /// Of a container that has a socket for sd_notify and runs.
+    pub(super) proxy: Option<notify::Proxy>,
+}
+
 /// Makes the container: validate, reserve, make, and on any error unmake all of it. With `gated` its
 /// process waits for `start`; without a supervisor nobody stays to relay its terminal.
-pub(super) fn make(globals: &Globals, args: &Create, gated: bool, supervisor: Option<&mut Supervisor>) -> Result<(Container, Plan, Made)> {
+pub(super) fn make(globals: &Globals, args: &Create, gated: bool, supervisor: Option<&mut Supervisor>) -> Result<New> {
     container::check_id(&args.id)?;
     let dir = args.bundle.as_deref().unwrap_or(Path::new("."));
     // Never freed: once there is a child, a write to a page that it shares is a page fault more.
-    let bundle = ManuallyDrop::new(Bundle::load(dir, args.config.as_deref())?);
+    let mut bundle = ManuallyDrop::new(Bundle::load(dir, args.config.as_deref())?);
+    let notified = notify::wanted().is_some();
+    if notified {
+        notify::prepare(&mut bundle.spec, &globals.root.join(&args.id))?;
+    }
+    let listened = notify::listen_fds();
+    notify::pass_listen_fds(&mut bundle.spec, listened);
     let mut plan = Plan::new(globals, args, &bundle).map_err(|e| taken(globals, &args.id).unwrap_or(e))?;
+    plan.setup.first_closed += listened;
     terminal::check(plan.setup.terminal, supervisor.is_none(), args.console_socket.is_some())?;
     let console = args.console_socket.as_deref().map(terminal::connect).transpose().context("--console-socket")?;
 
-    let mut container = Container::reserve(&globals.root, plan.record(&bundle), &bundle.json)?;
+    let record = container::Record { notify: notified, ..plan.record(&bundle) };
+    let mut container = Container::reserve(&globals.root, record, &bundle.json)?;
     match fill(&mut container, &mut plan, args, gated, console, supervisor) {
-        Ok(made) => Ok((container, plan, made)),
+        Ok((made, proxy)) => Ok(New { container, plan, made, proxy }),
         Err(error) => {
             if let Err(also) = super::delete::destroy(&container) {
                 crate::log::warn(format!("while undoing it: {also:#}"));
@@ -57,7 +74,13 @@ fn fill(
     gated: bool,
     console: Option<OwnedFd>,
     supervisor: Option<&mut Supervisor>,
-) -> Result<Made> {
+) -> Result<(Made, Option<notify::Proxy>)> {
+    let mut proxy = None;
+    if container.record.notify {
+        notify::make_folder(&container.dir)?;
+        // Before the process runs: a gated one runs only when 'start' opens it.
+        proxy = if gated { None } else { notify::Proxy::open(&container.dir)? };
+    }
     let fifo = gated.then(|| exec_fifo::create(&container.dir)).transpose()?;
     let mask = supervisor.as_ref().map(|s| s.mask());
     let gate = Gate { fifo, console, mask, record: container.record.clone() };
@@ -69,7 +92,7 @@ fn fill(
         // Last of all: callers take its appearance as the sign that the container is there.
         write_pid_file(path, made.pid)?;
     }
-    Ok(made)
+    Ok((made, proxy))
 }
 
 /// Sends a process's pidfd to `--pidfd-socket`.

@@ -4,6 +4,7 @@ use crate::cgroups::{OomWatch, Seen, Stats};
 use crate::cli::{Events, Globals};
 use crate::commands::output;
 use crate::container::{Container, Status};
+use crate::intel_rdt::Groups;
 use crate::json::{self, written};
 use anyhow::{Result, bail};
 use std::time::Instant;
@@ -18,16 +19,21 @@ pub fn run(globals: &Globals, args: &Events) -> Result<i32> {
         bail!("container with id {} is not running", args.id);
     }
     let cgroup = container.cgroup()?;
+    let stats = || {
+        let mut stats = cgroup.stats();
+        stats.intel_rdt = container.record.intel_rdt.as_ref().map(Groups::stats).unwrap_or_default();
+        stats
+    };
     let print = |kind: &str, data: Option<Stats>| output::print(&(json::text(&Event { kind, id: &args.id, data }) + "\n"));
     if args.stats {
-        return print("stats", Some(cgroup.stats())).map(|()| 0);
+        return print("stats", Some(stats())).map(|()| 0);
     }
     let mut watch = OomWatch::new(&cgroup)?;
     let mut due = Instant::now() + args.interval;
     loop {
         let now = Instant::now();
         if now >= due {
-            print("stats", Some(cgroup.stats()))?;
+            print("stats", Some(stats()))?;
             due = now + args.interval;
             continue;
         }

@@ -50,6 +50,9 @@ pub fn run(globals: &Globals, args: &cli::Exec) -> Result<i32> {
     let absolute = |path: &Option<PathBuf>| path.as_ref().map(std::path::absolute).transpose();
     let (pid_file, pidfd_socket) = (absolute(&args.pid_file)?, absolute(&args.pidfd_socket)?);
 
+    if let Some(groups) = &container.record.intel_rdt {
+        groups.enter()?;
+    }
     let entry = exec.cgroup.entry(&args.cgroup, container.record.pid)?;
     let mut supervisor = if args.detach { None } else { Some(Supervisor::new(false)?) };
     let gate = Gate { fifo: None, console, mask: supervisor.as_ref().map(Supervisor::mask), record: container.record.clone() };

@@ -153,7 +153,7 @@ fn features() -> Result<Features> {
             },
             apparmor: Enabled { enabled: true },
             selinux: Enabled { enabled: true },
-            intel_rdt: Enabled { enabled: false },
+            intel_rdt: Enabled { enabled: true },
             memory_policy: MemoryPolicy {
                 modes: [
                     "MPOL_DEFAULT",
@@ -167,7 +167,7 @@ fn features() -> Result<Features> {
                 flags: ["MPOL_F_STATIC_NODES", "MPOL_F_RELATIVE_NODES", "MPOL_F_NUMA_BALANCING"],
             },
             mount_extensions: MountExtensions { idmap: Enabled { enabled: true } },
-            net_devices: Enabled { enabled: false },
+            net_devices: Enabled { enabled: true },
         },
         annotations: BTreeMap::from([
             ("io.github.seccomp.libseccomp.version", libseccomp),

@@ -3,22 +3,25 @@
 use super::create;
 use crate::cli::{Globals, Run};
 use crate::supervise::Supervisor;
-use crate::{process, sealed_exe};
+use crate::{notify, process, sealed_exe};
 use anyhow::Result;
+use std::os::fd::AsFd;
 
 /// Runs the container; attached, the answer is its process's status (128 + n for signal n).
 pub fn run(globals: &Globals, args: &Run) -> Result<i32> {
-    process::check_preserved(args.create.preserve_fds)?;
+    process::check_preserved(notify::listen_fds() + args.create.preserve_fds)?;
     sealed_exe::ensure()?;
     let mut supervisor = if args.detach { None } else { Some(Supervisor::new(!args.no_subreaper)?) };
-    let (container, plan, made) = create::make(globals, &args.create, false, supervisor.as_mut())?;
+    let create::New { container, plan, made, proxy } = create::make(globals, &args.create, false, supervisor.as_mut())?;
     let started = super::start::poststart(&container);
-    let Some(supervisor) = supervisor else {
+    let Some(mut supervisor) = supervisor else {
         started?;
-        return Ok(0);
+        let pidfd = made.pidfd.as_ref().map(AsFd::as_fd);
+        return proxy.map_or(Ok(()), |proxy| proxy.relay(made.pid, pidfd)).map(|()| 0);
     };
     // What only making it needed: descriptors of mounts, the filter, the configuration.
     drop(plan);
+    supervisor.notify(proxy);
     let status = started.and_then(|()| supervisor.run(made.pid));
     if !args.keep || status.is_err() {
         super::delete::destroy(&container)?;

@@ -2,7 +2,7 @@
 
 use crate::cli::{Globals, Id};
 use crate::container::{Container, Status};
-use crate::{exec_fifo, hooks};
+use crate::{exec_fifo, hooks, notify};
 use anyhow::{Result, bail};
 use nix::errno::Errno;
 use std::os::fd::AsFd;
@@ -20,8 +20,12 @@ pub fn run(globals: &Globals, args: &Id) -> Result<i32> {
         Err(e) if e.downcast_ref() == Some(&Errno::ENOSYS) => None,
         other => other?,
     };
+    let proxy = if container.record.notify { notify::Proxy::open(&container.dir)? } else { None };
     exec_fifo::release(&container.exec_fifo(), pidfd.as_ref().map(AsFd::as_fd), || container.alive())?;
     poststart(&container)?;
+    if let Some(proxy) = proxy {
+        proxy.relay(container.record.pid, pidfd.as_ref().map(AsFd::as_fd))?;
+    }
     Ok(0)
 }
 

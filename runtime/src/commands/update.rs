@@ -21,11 +21,15 @@ pub fn run(globals: &Globals, args: &Update) -> Result<i32> {
     if container.status()? == Status::Stopped {
         bail!(Error::NotRunning);
     }
+    let schemata = schemata(&container, &args.values)?;
     container.cgroup()?.update(&resources)?;
+    if let Some(groups) = container.record.intel_rdt.filter(|_| !schemata.is_empty()) {
+        groups.update(&schemata)?;
+    }
     Ok(0)
 }
 
-/// `--resources`: a document like `linux.resources`. Device rules in it are not applied.
+/// `--resources`: a document like `linux.resources`.
 fn read(path: &Path) -> Result<LinuxResources> {
     let mut json = Vec::new();
     if path == Path::new("-") {
@@ -33,12 +37,7 @@ fn read(path: &Path) -> Result<LinuxResources> {
     } else {
         json = std::fs::read(path).with_context(|| format!("--resources {}", path.display()))?;
     }
-    let mut resources: LinuxResources = bundle::parse(&json).with_context(|| format!("--resources {}", path.display()))?;
-    if resources.devices().as_ref().is_some_and(|d| !d.is_empty()) {
-        log::debug(|| "--resources: device rules are not changed");
-    }
-    resources.set_devices(None);
-    Ok(resources)
+    bundle::parse(&json).with_context(|| format!("--resources {}", path.display()))
 }
 
 /// The resources that the flags name.
@@ -68,8 +67,7 @@ fn of_flags(values: &[(&'static str, String)]) -> Result<LinuxResources> {
                 resources.set_pids(Some(pids));
             }
             "kernel-memory" | "kernel-memory-tcp" => log::warn(format!("--{flag} is ignored: the kernel has no such limit any more")),
-            "l3-cache-schema" => bail!("Intel RDT/CAT: l3 cache schema is not enabled (--{flag} is not supported)"),
-            "mem-bw-schema" => bail!("Intel RDT/MBA: memory bandwidth schema is not enabled (--{flag} is not supported)"),
+            "l3-cache-schema" | "mem-bw-schema" => (),
             other => bail!("--{other}: not supported"),
         }
     }
@@ -79,6 +77,20 @@ fn of_flags(values: &[(&'static str, String)]) -> Result<LinuxResources> {
     }
     resources.set_cpu(Some(cpu)).set_memory(Some(memory)).set_block_io(Some(io));
     Ok(resources)
+}
+
+/// The lines of resctrl that the flags name.
+fn schemata(container: &Container, values: &[(&'static str, String)]) -> Result<Vec<String>> {
+    let mut lines = Vec::new();
+    for (flag, text) in values.iter().filter(|v| !v.1.is_empty()) {
+        match *flag {
+            "l3-cache-schema" | "mem-bw-schema" if container.record.intel_rdt.is_some() => lines.extend(text.lines().map(str::to_owned)),
+            "l3-cache-schema" => bail!("Intel RDT/CAT: l3 cache schema is not enabled"),
+            "mem-bw-schema" => bail!("Intel RDT/MBA: memory bandwidth schema is not enabled"),
+            _ => (),
+        }
+    }
+    Ok(lines)
 }
 
 fn number<T: FromStr<Err = ParseIntError>>(flag: &str, text: &str) -> Result<T> {
@@ -144,6 +156,5 @@ mod tests {
         let unlimited = of_flags(&[("memory", "-1".to_owned())]).unwrap();
         assert_eq!(unlimited.memory().as_ref().unwrap().swap(), Some(-1));
         assert!(of_flags(&[("cpu-share", "many".to_owned())]).is_err());
-        assert!(of_flags(&[("l3-cache-schema", "L3:0=f".to_owned())]).is_err());
     }
 }

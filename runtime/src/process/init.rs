@@ -52,6 +52,10 @@ fn steps(
         sys::loopback_up().context("bring the loopback device up")?;
     }
 
+    if !plan.net_devices.is_empty() {
+        channel.ask(Kind::NetDevices, "")?;
+    }
+
     let root = plan.rootfs.prepare()?;
     if plan.hooks.prestart().is_some() || plan.hooks.create_runtime().is_some() {
         channel.ask(Kind::Hooks, "")?;

@@ -7,7 +7,7 @@ use crate::container::{self, Container, Record};
 use crate::json::{self, written};
 use crate::namespaces::{self, NEWPID, NEWTIME};
 use crate::supervise::Supervisor;
-use crate::{hooks, log, sys};
+use crate::{hooks, log, net_devices, sys};
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
 use nix::libc;
@@ -43,6 +43,9 @@ pub fn create(plan: &mut Plan, container: &mut Container, gate: &Gate, mut super
     for warning in plan.cgroup.warnings() {
         log::warn(warning);
     }
+    if let Some(rdt) = &plan.intel_rdt {
+        rdt.make()?;
+    }
     let hop = plan.namespaces.needs_hop();
     let borrowed = lend_namespaces(plan, hop)?;
     let flags = if hop { 0 } else { plan.namespaces.clone_flags() };
@@ -59,6 +62,7 @@ pub fn create(plan: &mut Plan, container: &mut Container, gate: &Gate, mut super
             plan.cgroup.adopt(conversation.pid, plan.resources.as_ref(), &plan.annotations)?;
             delegate()
         }
+        Kind::NetDevices => net_devices::move_all(&plan.net_devices, conversation.pid),
         Kind::Hooks => run_hooks(plan, container, conversation.pid),
         Kind::Terminal => attach_terminal(&mut supervisor, message),
         Kind::Limits => plan.setup.limit(conversation.pid),

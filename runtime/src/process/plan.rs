@@ -6,7 +6,9 @@ use crate::bundle::Bundle;
 use crate::cgroups::{self, Cgroup};
 use crate::cli::{CgroupManager, Create, Globals};
 use crate::container::Record;
+use crate::intel_rdt;
 use crate::namespaces::{self, NEWCGROUP, NEWNET, NEWNS, NEWPID, NEWUSER, NEWUTS, Namespaces};
+use crate::net_devices::{self, NetDevice};
 use crate::rootfs;
 use crate::sysctl::Sysctls;
 use crate::user_ns::IdMaps;
@@ -43,6 +45,10 @@ pub struct Plan {
     pub domainname: Option<CString>,
     /// `linux.sysctl`, checked.
     pub sysctls: Sysctls,
+    /// `linux.netDevices`.
+    pub net_devices: Vec<NetDevice>,
+    /// `linux.intelRdt`.
+    pub intel_rdt: Option<intel_rdt::Plan>,
     /// `hooks`.
     pub hooks: Hooks,
     /// The caller is root, in whatever user namespace: it may write maps and mount.
@@ -117,6 +123,8 @@ impl Plan {
         };
         Ok(Plan {
             id: args.id.clone(),
+            net_devices: net_devices::plan(linux, &namespaces, rootless)?,
+            intel_rdt: intel_rdt::Plan::new(linux, &args.id)?,
             sysctls: Sysctls::new(linux, &namespaces)?,
             rootfs: rootfs::Plan::new(bundle, &context)?,
             setup,
@@ -148,6 +156,7 @@ impl Plan {
             rootless: self.rootless,
             namespaces: self.namespaces.kinds(),
             single_group: self.setup.credentials.keep_groups,
+            intel_rdt: self.intel_rdt.as_ref().map(|plan| plan.groups.clone()),
             hooks: bundle.spec.hooks().is_some(),
             ..Record::default()
         }

@@ -14,6 +14,8 @@
 //!    │ ── Done ─────────────────────────────▶ │  to init, which waits until the parent knows it
 //!    │ ◀──────────────────────── JoinCgroup ── │  systemd makes the scope around a living process
 //!    │ ── Done ─────────────────────────────▶ │
+//!    │ ◀──────────────────────── NetDevices ── │  the network namespace is there
+//!    │ ── Done ─────────────────────────────▶ │
 //!    │ ◀───────────────────────────── Hooks ── │  mounts are there: prestart, createRuntime
 //!    │ ── Done ─────────────────────────────▶ │
 //!    │ ◀──────────────────── Terminal + fd ── │  the pty's master, when we relay it ourselves
@@ -46,6 +48,8 @@ pub enum Kind {
     Forked = b'f',
     /// Child: put me into the cgroup.
     JoinCgroup = b'c',
+    /// Child: move the network devices.
+    NetDevices = b'n',
     /// Child: run the runtime's hooks.
     Hooks = b'h',
     /// Child: the terminal's master.
@@ -68,8 +72,8 @@ pub enum Kind {
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Kind> {
-        use Kind::{Done, Failed, Forked, Hooks, JoinCgroup, Leaving, Limits, Listener, MapIds, Ready, Terminal, Warning};
-        [MapIds, Forked, JoinCgroup, Hooks, Limits, Terminal, Listener, Warning, Ready, Leaving, Failed, Done]
+        use Kind::{Done, Failed, Forked, Hooks, JoinCgroup, Leaving, Limits, Listener, MapIds, NetDevices, Ready, Terminal, Warning};
+        [MapIds, Forked, JoinCgroup, NetDevices, Hooks, Limits, Terminal, Listener, Warning, Ready, Leaving, Failed, Done]
             .into_iter()
             .find(|&k| k as u8 == byte)
     }
