@@ -32,6 +32,11 @@ impl CapMasks {
         }
     }
 
+    /// What is asked for as ambient and cannot be.
+    pub fn beyond_ambient(&self) -> u64 {
+        self.ambient & !(self.sets.permitted & self.sets.inheritable)
+    }
+
     /// Adds capabilities as `exec --cap` does: never to the inheritable set (CVE-2022-29162), and to
     /// the ambient set only what is inheritable already.
     pub fn add(&mut self, added: u64) {

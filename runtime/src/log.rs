@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use std::fmt::{Display, Write as _};
 use std::fs::File;
 use std::io::{IsTerminal, Write as _};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Mutex, OnceLock};
@@ -35,6 +36,11 @@ pub fn open(path: Option<&Path>, format: LogFormat, debug: bool) -> Result<()> {
     });
     let _ = LOG.set(Log { file: file.transpose()?, format, debug });
     Ok(())
+}
+
+/// The log file's descriptor.
+pub fn descriptor() -> Option<u32> {
+    log().file.as_ref().map(|file| file.as_raw_fd() as u32)
 }
 
 /// What the caller should know although the command goes on. A log file gets it when the command has

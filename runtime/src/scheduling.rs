@@ -58,8 +58,18 @@ impl Scheduling {
 
     /// In the new process of `exec`, in the container's cgroup.
     pub fn apply_final_affinity(&self) -> Result<()> {
+        if self.initial.is_none() && self.last.is_none() {
+            reset_affinity();
+        }
         set_affinity("final", self.last.as_deref())
     }
+}
+
+/// In the container's cgroup: all CPUs that this has, whatever the caller was bound to.
+pub fn reset_affinity() {
+    // The kernel leaves out what the cgroup and the machine lack. Where a filter around us denies the
+    // call the process stays as it is.
+    let _ = sys::sched_setaffinity(&[u64::MAX; 16]);
 }
 
 fn set_affinity(field: &str, mask: Option<&[u64]>) -> Result<()> {

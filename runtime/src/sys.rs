@@ -168,12 +168,12 @@ pub fn default_action(signal: c_int) -> Result<()> {
     if unsafe { libc::signal(signal, libc::SIG_DFL) } == libc::SIG_ERR { Err(Errno::last()) } else { Ok(()) }
 }
 
-/// Marks every descriptor from `first` on close-on-exec, or closes them all.
-pub fn close_range(first: u32, cloexec: bool) -> Result<()> {
+/// Marks every descriptor from `first` to `last` close-on-exec, or closes them all.
+pub fn close_range(first: u32, last: u32, cloexec: bool) -> Result<()> {
     let flags = if cloexec { libc::CLOSE_RANGE_CLOEXEC } else { 0 };
     // SAFETY: with CLOEXEC nothing is closed now; without, the caller vows to use none of them
-    // again (the child before execve).
-    check(unsafe { libc::syscall(libc::SYS_close_range, first, c_uint::MAX, flags) })?;
+    // again (inherited ones, which nobody here owns).
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, last as c_uint, flags) })?;
     Ok(())
 }
 

@@ -108,8 +108,8 @@ pub(super) fn make(dir: &Path, made: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// The processes in `dir` and below it. A folder that is not there has none.
-pub(super) fn pids(dir: &Path, into: &mut Vec<i32>) -> Result<()> {
+/// The processes in `dir` and below it; whether the folder is there at all.
+pub(super) fn pids(dir: &Path, into: &mut Vec<i32>) -> Result<bool> {
     let read = |name| openat(sys::CWD, &dir.join(name), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).and_then(|f| read_all(&f));
     let list = match read("cgroup.procs") {
         // The processes of a threaded cgroup are listed in its domain; here are their threads.
@@ -118,13 +118,13 @@ pub(super) fn pids(dir: &Path, into: &mut Vec<i32>) -> Result<()> {
     };
     match list {
         Ok(list) => into.extend(list.lines().filter_map(|l| l.parse::<i32>().ok())),
-        Err(Errno::ENOENT | Errno::ENODEV) => return Ok(()),
+        Err(Errno::ENOENT | Errno::ENODEV) => return Ok(false),
         Err(e) => return Err(e).with_context(|| format!("list the processes of the cgroup {}", dir.display())),
     }
     for child in children(dir)? {
         pids(&child, into)?;
     }
-    Ok(())
+    Ok(true)
 }
 
 /// The cgroups directly below `dir`.

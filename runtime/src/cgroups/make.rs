@@ -73,12 +73,6 @@ impl Cgroup {
                 v1::fill_cpuset(&h.dir, &h.mountpoint, &given)?;
             }
         }
-        if !fresh && self.frozen()? {
-            bail!(
-                "container's cgroup unexpectedly frozen (thaw it, or remove {})",
-                self.primary().map(|h| h.dir.display().to_string()).unwrap_or_default()
-            );
-        }
         self.hand_down(r)?;
         self.limit(r, false)?;
         // systemd has a program of its own there, which stays.

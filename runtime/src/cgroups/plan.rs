@@ -40,11 +40,13 @@ impl Cgroup {
         }
         cgroup.warn_of_the_missing(resources);
         let mut there = Vec::new();
-        if let Some(h) = cgroup.primary() {
-            folder::pids(&h.dir, &mut there)?;
-        }
+        let exists = cgroup.primary().map_or(Ok(false), |h| folder::pids(&h.dir, &mut there))?;
         if !there.is_empty() {
             bail!("container's cgroup is not empty: {} process(es) found", there.len());
+        }
+        if exists && cgroup.exists() && cgroup.frozen()? {
+            let dir = cgroup.primary().map(|h| h.dir.display().to_string()).unwrap_or_default();
+            bail!("container's cgroup unexpectedly frozen (thaw it, or remove {dir})");
         }
         Ok(cgroup)
     }
@@ -81,7 +83,10 @@ impl Cgroup {
         for key in r.unified().iter().flatten().map(|(key, _)| key) {
             let name = key.split('.').next().unwrap_or_default();
             if !forbidden && name != "cgroup" && !there("", name) {
-                bail!("linux.resources.unified: {key:?} can't be set: controller {name:?} not available{}", self.where_looked());
+                bail!(
+                    "linux.resources.unified: invalid configuration: {key:?} can't be set: controller {name:?} not available{}",
+                    self.where_looked()
+                );
             }
         }
         if r.devices().as_ref().is_some_and(|d| !d.is_empty()) && !forbidden && !there("devices", "") && unified.is_none() {

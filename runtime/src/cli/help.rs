@@ -38,7 +38,8 @@ pub(super) fn version(me: &str) -> Result<i32> {
 
 /// `--help` without a command.
 pub(super) fn overview(me: &str) -> Result<i32> {
-    let mut text = format!("{me} - an OCI container runtime\n\nUsage: {me} [FLAGS] COMMAND [FLAGS] [ARGUMENTS]\n\nCommands:\n");
+    let mut text = heading_of_runc(me, "runc - Open Container Initiative runtime");
+    let _ = write!(text, "{me} - an OCI container runtime\n\nUsage: {me} [FLAGS] COMMAND [FLAGS] [ARGUMENTS]\n\nCommands:\n");
     for command in COMMANDS {
         let _ = writeln!(text, "  {:12}{}", command.name, command.summary);
     }
@@ -51,7 +52,8 @@ pub(super) fn overview(me: &str) -> Result<i32> {
 
 /// `COMMAND --help`.
 pub(super) fn of(me: &str, command: &Command) -> Result<i32> {
-    let mut text = format!("{me} {} - {}\n\nUsage: {me} {}\n\n", command.name, command.summary, usage(command));
+    let mut text = heading_of_runc(me, &format!("runc {} - {}", command.name, command.summary));
+    let _ = write!(text, "{me} {} - {}\n\nUsage: {me} {}\n\n", command.name, command.summary, usage(command));
     wrap(&mut text, command.about, "", 80);
     if !command.flags.is_empty() {
         text.push_str("\nFlags:\n");
@@ -59,6 +61,11 @@ pub(super) fn of(me: &str, command: &Command) -> Result<i32> {
     }
     print(&text)?;
     Ok(0)
+}
+
+/// How runc's help begins, where we are called by its name: some look for it.
+fn heading_of_runc(me: &str, line: &str) -> String {
+    if me == "runc" { format!("NAME:\n   {line}\n\n") } else { String::new() }
 }
 
 fn usage(command: &Command) -> String {

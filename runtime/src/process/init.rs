@@ -47,6 +47,7 @@ fn steps(
     if plan.namespaces.new & NEWCGROUP != 0 {
         namespaces::unshare_cgroup()?;
     }
+    crate::scheduling::reset_affinity();
     plan.setup.begin()?;
     if plan.namespaces.new & NEWNET != 0 {
         sys::loopback_up().context("bring the loopback device up")?;

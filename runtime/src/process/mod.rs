@@ -20,8 +20,8 @@ pub use setup::Setup;
 use crate::cgroups::Entry;
 use crate::container::Record;
 use crate::rootfs::Root;
-use crate::sys;
 use crate::terminal;
+use crate::{log, sys};
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::libc;
@@ -130,7 +130,23 @@ pub fn check_preserved(count: u32) -> Result<()> {
             bail!("--preserve-fds {count}: descriptor {fd} is not open");
         }
     }
-    close_at_execve(first_closed as u32)
+    close_inherited(first_closed as u32)
+}
+
+/// Closes what the caller has left open beyond what is passed on: a container that waits for `start` would
+/// keep it open. None of ours is there yet but the log.
+fn close_inherited(first: u32) -> Result<()> {
+    let ranges = match log::descriptor() {
+        Some(log) if log >= first => [(first, log.wrapping_sub(1)), (log + 1, u32::MAX)],
+        _ => [(first, u32::MAX), (1, 0)],
+    };
+    for (first, last) in ranges.into_iter().filter(|(first, last)| first <= last) {
+        match sys::close_range(first, last, false) {
+            Err(Errno::ENOSYS) => mark_all_cloexec(first as i32),
+            other => other.context("close_range")?,
+        }
+    }
+    Ok(())
 }
 
 /// Gets this process into the container's cgroups: by the files that the parent has opened, written
@@ -172,7 +188,7 @@ fn execute(setup: &Setup, path: &CStr, env: &[CString]) -> Result<std::convert::
 
 /// Marks all descriptors from `first` on.
 fn close_at_execve(first: u32) -> Result<()> {
-    match sys::close_range(first, true) {
+    match sys::close_range(first, u32::MAX, true) {
         Err(Errno::ENOSYS) => mark_all_cloexec(first as i32),
         other => other.context("close_range")?,
     }

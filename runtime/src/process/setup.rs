@@ -71,11 +71,15 @@ impl Setup {
         let apparmor = process.apparmor_profile().clone().filter(|p| !p.is_empty());
         let selinux = process.selinux_label().clone().filter(|l| !l.is_empty());
         lsm::check(apparmor.as_deref(), selinux.as_deref())?;
+        let credentials = Credentials::new(process, keep_groups)?;
+        for capability in capability_names(credentials.caps.beyond_ambient()).split_whitespace() {
+            log::warn(format!("can't raise ambient capability {capability}: it is not permitted and inheritable, too"));
+        }
         Ok(Setup {
             argv: c_strings("process.args", process.args().iter().flatten())?,
             env: environment(process.env().iter().flatten())?,
             cwd: c_string("process.cwd", &process.cwd().to_string_lossy())?,
-            credentials: Credentials::new(process, keep_groups)?,
+            credentials,
             limits: credentials::limits(process.rlimits().as_ref())?,
             user_namespace: false,
             born_inside: false,
@@ -230,9 +234,10 @@ impl Setup {
         if shown { super::hide() } else { Ok(()) }
     }
 
-    /// The environment with HOME added from the container's /etc/passwd when it is missing.
+    /// The environment with HOME added from the container's /etc/passwd when it is missing or empty.
     pub fn environment(&self) -> Vec<CString> {
         let mut env = self.env.clone();
+        env.retain(|v| v.as_bytes() != b"HOME=");
         if !env.iter().any(|v| v.as_bytes().starts_with(b"HOME=")) {
             let home = home_of(self.credentials.uid).unwrap_or_else(|| "/".into());
             env.extend(CString::new(format!("HOME={home}")));
