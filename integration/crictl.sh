@@ -8,10 +8,11 @@ start_server
 
 busybox=registry.k8s.io/e2e-test-images/busybox:1.29-2
 nginx=registry.k8s.io/e2e-test-images/nginx:1.14-2
+[ "${CGROUP_DRIVER:-}" = systemd ] && parent=/hand.slice || parent=/hand
 cat >"$work/pod.json" <<C
 {"metadata": {"name": "pod", "namespace": "hand", "uid": "rrun-it", "attempt": 0}, "hostname": "by-hand",
  "log_directory": "$work/logs", "labels": {"app": "hand"}, "port_mappings": [{"container_port": 80, "host_port": 12080}],
- "dns_config": {"servers": ["10.9.9.9"], "searches": ["hand.test"]}, "linux": {"cgroup_parent": "/hand"}}
+ "dns_config": {"servers": ["10.9.9.9"], "searches": ["hand.test"]}, "linux": {"cgroup_parent": "$parent"}}
 C
 # container NAME IMAGE MORE: the file of a container's settings, MORE being further fields
 container() { printf '{"metadata": {"name": "%s"}, "image": {"image": "%s"}, "log_path": "%s.log", %s}\n' "$1" "$2" "$1" "$3" >"$work/$1.json"; }
@@ -110,6 +111,6 @@ ok "stopp" 'crictl stopp $pod && crictl stopp $pod'
 prints "inspectp: not ready" "SANDBOX_NOTREADY" 'pod_field $pod .status.state'
 ok "rmp" 'crictl rmp $pod'
 ok "rmi" "crictl rmi $busybox $nginx"
-prints "nothing is left" "" 'crictl pods -q; crictl ps -aq; ls /run/netns; ls $work/addresses/rrun-it | grep "^10"; find /sys/fs/cgroup -path "*/hand/*" -type d; ip -o link | grep veth; true'
+prints "nothing is left" "" 'crictl pods -q; crictl ps -aq; ls /run/netns; ls $work/addresses/rrun-it | grep "^10"; find /sys/fs/cgroup -path "*$parent/*" -type d; ip -o link | grep veth; true'
 kill "$server" && wait "$server" 2>/dev/null
 finish
