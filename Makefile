@@ -48,13 +48,13 @@ bench-cri: setup-clients build
 	$(CARGO) build --profile daemon --locked --package tests --example cri-bench
 	@integration/bench-cri.sh
 
-# containerd, Docker and Podman on this runtime; crictl, critest and a kubelet on rrun-cri.
+# containerd, Docker and Podman on this runtime; crictl, critest, kubectl's libraries and a kubelet on rrun-cri.
 integration: setup-integration build
 	@integration/all.sh
 
-# The last three of these alone, which CI runs.
+# Those of rrun-cri alone, which CI runs.
 clients: setup-clients build
-	@integration/all.sh crictl critest kubelet
+	@integration/all.sh crictl critest kubelet streams
 
 # Binaries, man pages and shell completions; it builds nothing, so that `sudo make install` is enough.
 install:

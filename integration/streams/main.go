@@ -145,7 +145,7 @@ func cases(transport, protocol, container string) {
 		reader, writer := io.Pipe()
 		options = client.StreamOptions{Stdin: reader, Stdout: &out, Tty: true, TerminalSizeQueue: queue}
 		err = stream(transport, protocol, execIn(container, options, "sh", "-c",
-			"until [ \"$(stty size)\" = '33 99' ]; do sleep 0.1; done; echo resized"), options)
+			"until [ \"$(stty size 2>/dev/null)\" = '33 99' ]; do sleep 0.1; done; echo resized"), options)
 		writer.Close()
 		close(queue)
 		check(name+"terminal and its size", errors.Join(err, is(strings.TrimSpace(out.String()), "resized")))

@@ -12,6 +12,7 @@ use tonic::server::NamedService;
 use tower_service::Service;
 
 use super::{ERRORS, OPERATIONS};
+use crate::service::deadline;
 
 /// A service with a clock.
 #[derive(Debug, Clone)]
@@ -32,9 +33,10 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let (began, path) = (Instant::now(), request.uri().path().to_owned());
+        let deadline = deadline::of(request.headers());
         let answer = self.0.call(request);
         Box::pin(async move {
-            let answer = answer.await?;
+            let answer = deadline::within(deadline, answer).await?;
             let operation = path.rsplit('/').next().unwrap_or_default();
             // A failure before the first message stands in the headers; a stream's own end is not waited for.
             let code = answer.headers().get("grpc-status").and_then(|code| code.to_str().ok()?.parse().ok()).map(tonic::Code::from_i32);

@@ -1,5 +1,6 @@
 //! The two services of CRI: one line per RPC.
 
+pub(crate) mod deadline;
 mod image;
 mod images;
 mod pull;
