@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use rrun_proto::v1;
@@ -13,8 +14,11 @@ use crate::error::Result;
 use crate::metrics::{LEAKED, SUCCESSORS};
 use crate::monitor::{self, Event, Events, Exited, Monitor, SandboxMade, Seen};
 use crate::pods::{self, Pod, blocking};
-use crate::record::{self, Exit};
+use crate::record::{self, Exit, Process};
 use crate::shim::{Shim, now};
+
+/// How long a monitor may take to finish a container that it is making.
+const MAKING: Duration = Duration::from_secs(10);
 
 /// Reads all records and takes up every pod where it is. What was never acknowledged is taken down.
 pub async fn recover(shim: &Shim) -> anyhow::Result<()> {
@@ -120,6 +124,11 @@ fn folders(path: &Path) -> Result<Vec<String>> {
 
 async fn recover_pod(shim: &Shim, pod: &Arc<Pod>) -> Result<()> {
     let record = pod.record();
+    // Whatever becomes of the pod: a monitor that lives has to be told.
+    if record.boot_id == shim.boot_id {
+        let needed = record.ready || shim.containers_of(&pod.id).iter().any(|container| container.exit().is_none());
+        connect(shim, pod, record.acknowledged && needed).await?;
+    }
     if !record.acknowledged {
         tracing::info!(pod = pod.id, "was being made when the daemon ended: removed");
         return Ok(pods::remove(shim, &pod.id).await.map_err(|status| anyhow::anyhow!("{}", status.message()))?);
@@ -133,9 +142,6 @@ async fn recover_pod(shim: &Shim, pod: &Arc<Pod>) -> Result<()> {
         }
         return Ok(());
     }
-    if record.ready || shim.containers_of(&pod.id).iter().any(|container| container.exit().is_none()) {
-        connect(shim, pod).await?;
-    }
     for container in shim.containers_of(&pod.id) {
         settle(shim, &container).await?;
     }
@@ -146,22 +152,35 @@ async fn recover_pod(shim: &Shim, pod: &Arc<Pod>) -> Result<()> {
     Ok(())
 }
 
-/// Reaches the pod's monitor, or a successor that takes its containers over.
-async fn connect(shim: &Shim, pod: &Arc<Pod>) -> Result<()> {
+/// Reaches the pod's monitor; where it is gone and `needed`, a successor that takes its containers over.
+async fn connect(shim: &Shim, pod: &Arc<Pod>, needed: bool) -> Result<()> {
     let (monitor, events) = match Monitor::connect(&pod.run_dir).await {
         Ok((monitor, events)) => {
-            let (_, seen) = monitor.state().await?;
-            for one in seen {
+            for one in what_there_is(&monitor).await? {
                 reconnected(shim, one).await?;
             }
             (monitor, events)
         }
+        Err(monitor::Error::Gone) if !needed => return Ok(()),
         Err(monitor::Error::Gone) => succeed(shim, pod).await?,
         Err(error) => return Err(error.into()),
     };
     pod.set_monitor(Some(monitor));
     watch(shim, pod, events);
     Ok(())
+}
+
+/// The monitor's containers, once none is being made any more: what is half made cannot be taken down.
+async fn what_there_is(monitor: &Monitor) -> Result<Vec<Seen>> {
+    let deadline = Instant::now() + MAKING;
+    loop {
+        let (_, seen) = monitor.state().await?;
+        let making = seen.iter().any(|one| one.state.pid == 0 && one.state.exited.is_none());
+        if !making || Instant::now() > deadline {
+            return Ok(seen);
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 /// A new monitor for a pod whose monitor has died.
@@ -193,9 +212,10 @@ async fn reconnected(shim: &Shim, seen: Seen) -> Result<()> {
     container.hold(seen.pidfd, seen.pty);
     if let Some(exited) = seen.state.exited {
         containers::exited(shim, &container, to_exit(exited)).await;
-    } else if container.record().started_at != 0 && !seen.state.started {
+    } else if !seen.state.started {
         // StartContainer was in the middle: nobody was told that it runs.
-        container.update("container never started", |record| record.started_at = 0).await?;
+        let process = Process { pid: seen.state.pid as i32, start_time: seen.state.start_time };
+        container.update("container never started", |record| (record.process, record.started_at) = (Some(process), 0)).await?;
     }
     Ok(())
 }

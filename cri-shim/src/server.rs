@@ -28,7 +28,7 @@ use crate::service::{Image, Pull, Runtime};
 use crate::shim::Shim;
 
 /// Largest message that is taken or sent; kubelet's own limit is the same.
-const MESSAGE_MAX: usize = 16 << 20;
+pub const MESSAGE_MAX: usize = 16 << 20;
 /// How long requests may go on after the daemon was told to end.
 const PATIENCE: Duration = Duration::from_secs(10);
 

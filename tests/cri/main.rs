@@ -1,4 +1,20 @@
-//! Behaviour of the CRI server and of the pod monitor from outside, theme by theme. `cri monitor::` runs one theme.
+//! Behaviour of the CRI server, theme by theme: the daemon as a kubelet sees it (a real daemon, monitor and runtime in
+//! namespaces of their own), and the monitor alone. `cri pods::` runs one theme.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics fails, and says where")]
 
+mod bad_input;
+mod client;
+mod containers;
+mod exec;
+mod faults;
+mod image;
+mod limits;
+mod logs;
 mod monitor;
+mod mounts;
+mod network;
+mod node;
+mod pods;
+mod scan;
+mod security;
+mod stop;

@@ -46,9 +46,17 @@ pub async fn exec_sync(shim: &Shim, request: v1::ExecSyncRequest) -> Result<v1::
         return Err(Error::DeadlineExceeded(format!("command timed out after {} s", request.timeout)));
     }
     let drain = Duration::from_secs(shim.config.exec_drain_seconds);
-    let (stdout, stderr) = tokio::join!(stdout.finish(drain), stderr.finish(drain));
+    let (mut stdout, mut stderr) = tokio::join!(stdout.finish(drain), stderr.finish(drain));
     std::mem::forget(_kill);
+    fit(&mut stdout, &mut stderr);
     Ok(v1::ExecSyncResponse { stdout, stderr, exit_code: exited.code as i32 })
+}
+
+/// Cuts both so that they fit in one message, each to half of it at least.
+fn fit(stdout: &mut Vec<u8>, stderr: &mut Vec<u8>) {
+    let room = crate::server::MESSAGE_MAX - 64; // for the exit code, and the tags and lengths
+    stdout.truncate(room - stderr.len().min(room / 2));
+    stderr.truncate(room - stdout.len());
 }
 
 /// A cancelled request kills its process.

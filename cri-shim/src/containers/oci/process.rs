@@ -134,7 +134,8 @@ fn capability_sets(input: &Input<'_>) -> Result<LinuxCapabilities> {
 /// # Errors
 /// `InvalidArgument` for a signal that does not exist.
 pub fn stop_signal(config: &v1::ContainerConfig, image: &ImageConfig) -> Result<i32> {
-    let asked = config.stop_signal();
+    let asked = v1::Signal::try_from(config.stop_signal)
+        .map_err(|_| invalid(format!("stop_signal: {} is no signal that the interface has a number for", config.stop_signal)))?;
     if asked != v1::Signal::RuntimeDefault {
         return number(asked.as_str_name().trim_start_matches("SIGNAL_"))
             .ok_or_else(|| invalid(format!("stop_signal: {} is unknown", asked.as_str_name())));

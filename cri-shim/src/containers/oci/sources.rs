@@ -71,11 +71,12 @@ fn dangling(path: &Path) -> Option<(PathBuf, PathBuf)> {
 
 /// What the container mounts can only reach the host, or the host's the container, through a shared mount.
 fn check_propagation(mount: &Mount, source: &Path, field: &str) -> Result<()> {
-    let propagation = mount.propagation();
+    let field = format!("{field}.propagation");
+    let propagation = MountPropagation::try_from(mount.propagation)
+        .map_err(|_| invalid(format!("{field}: {} is none that the interface has a number for", mount.propagation)))?;
     if propagation == MountPropagation::PropagationPrivate {
         return Ok(());
     }
-    let field = format!("{field}.propagation");
     let table = fs::read_to_string("/proc/self/mountinfo").context("/proc/self/mountinfo")?;
     let stat = statx(CWD, source, AtFlags::empty(), StatxFlags::MNT_ID).with_context(|| format!("{field}: statx {}", source.display()))?;
     // A mount in another mount namespace is none that could be judged here.
