@@ -18,7 +18,7 @@ use tokio_stream::wrappers::UnixListenerStream;
 use crate::cni::Network;
 use crate::config::Config;
 use crate::containers::Streamer;
-use crate::containers::oci::Host;
+use crate::containers::oci::{self, Host};
 use crate::images::Images;
 use crate::images::unpack::Options;
 use crate::metrics::{self, Timed};
@@ -85,6 +85,11 @@ async fn prepare(config: Config) -> Result<Shim> {
     fs::create_dir_all(&config.cni.netns_dir).with_context(|| format!("make {}", config.cni.netns_dir.display()))?;
     let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("read the boot id")?.trim().to_owned();
     let host = Host::probe(&config)?;
+    if host.apparmor
+        && let Err(error) = oci::load_default_profile(&config.apparmor_profile)
+    {
+        tracing::warn!("AppArmor: containers that ask for the default profile will fail: {error:#}");
+    }
     let runtimes = Runtimes::find(&config, host.cgroup_driver).await?;
     let network = Network::load(&config.cni).await;
     let images = open_images(&config)?;
