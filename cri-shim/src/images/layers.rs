@@ -194,7 +194,7 @@ impl Inner {
             queue = commits.queue.lock().unwrap_or_else(PoisonError::into_inner);
             queue.busy = false;
             // The leader keeps the error with its causes; the others get its text.
-            let text = result.as_ref().map(|()| ()).map_err(|error| format!("{error:#}"));
+            let text = result.as_ref().copied().map_err(|error| format!("{error:#}"));
             queue.results.extend(tickets.iter().filter(|of| **of != ticket).map(|of| (*of, text.clone())));
             commits.done.notify_all();
             if tickets.contains(&ticket) {

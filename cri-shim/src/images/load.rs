@@ -95,8 +95,11 @@ fn layout(source: &Source) -> Result<Vec<Found>> {
     Ok(found)
 }
 
-/// Follows indexes to the manifest for this machine. Gives the manifest and the innermost index.
-fn choose(source: &Source, entry: &Descriptor, depth: u32) -> Result<Option<(Vec<u8>, Option<Vec<u8>>)>> {
+/// A manifest and the innermost index that led to it, as raw bytes.
+type Chosen = (Vec<u8>, Option<Vec<u8>>);
+
+/// Follows indexes to the manifest for this machine.
+fn choose(source: &Source, entry: &Descriptor, depth: u32) -> Result<Option<Chosen>> {
     if depth > 4 {
         bail!("index {}: nested deeper than four indexes", entry.digest);
     }

@@ -92,7 +92,7 @@ fn tree(root: &Path) {
     std::fs::write(root.join(std::ffi::OsStr::from_bytes(b"dir/\xff\n name")), "odd").unwrap();
     sparse(&root.join("sparse"), &[(1 << 20, 5000), (5 << 20, 100)], 9 << 20);
     sparse(&root.join("hole"), &[], 4 << 20);
-    let many: Vec<(u64, usize)> = (0..40).map(|i| (i * 128 << 10, 4096)).collect();
+    let many: Vec<(u64, usize)> = (0..40).map(|i| ((i * 128) << 10, 4096)).collect();
     sparse(&root.join("pieces"), &many, 6 << 20);
     let mknod = |name: &str, kind, major, minor| {
         rustix::fs::mknodat(rustix::fs::CWD, root.join(name), kind, 0o640.into(), rustix::fs::makedev(major, minor)).unwrap()

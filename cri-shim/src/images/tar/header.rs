@@ -7,6 +7,9 @@ use anyhow::{Result, bail};
 /// Size of a header and of the unit that contents are padded to.
 pub(super) const BLOCK: usize = 512;
 
+/// Offset and length of what a sparse file has contents for.
+type Pieces = Vec<(u64, u64)>;
+
 /// A header as it stands in the archive, checksum verified.
 pub(super) struct Header<'a>(&'a [u8; BLOCK]);
 
@@ -70,7 +73,7 @@ impl<'a> Header<'a> {
     }
 
     /// Old GNU sparse files: up to four pieces, whether more blocks follow, the real size.
-    pub(super) fn sparse(&self) -> Result<(Vec<(u64, u64)>, bool, u64)> {
+    pub(super) fn sparse(&self) -> Result<(Pieces, bool, u64)> {
         Ok((pieces(self.0, 386, 4)?, self.0[482] != 0, unsigned(self.number(483, 12, "real size")?, "real size")?))
     }
 
@@ -80,11 +83,11 @@ impl<'a> Header<'a> {
 }
 
 /// A continuation block of an old GNU sparse map, and whether another follows.
-pub(super) fn sparse_block(block: &[u8; BLOCK]) -> Result<(Vec<(u64, u64)>, bool)> {
+pub(super) fn sparse_block(block: &[u8; BLOCK]) -> Result<(Pieces, bool)> {
     Ok((pieces(block, 0, 21)?, block[504] != 0))
 }
 
-fn pieces(block: &[u8; BLOCK], at: usize, count: usize) -> Result<Vec<(u64, u64)>> {
+fn pieces(block: &[u8; BLOCK], at: usize, count: usize) -> Result<Pieces> {
     let mut found = Vec::new();
     for piece in block[at..at + 24 * count].chunks_exact(24) {
         if piece[0] == 0 {
