@@ -62,7 +62,7 @@ async fn layers_that_are_no_archives_or_have_another_diff_id() {
     for (bytes, words) in [(b"not an archive at all".to_vec(), "layer sha256:"), (super::image::gzip(&super::image::tar(&[])), "diff id")] {
         let mut content = Content::default();
         let (layer, size) = (content.blob(&bytes), bytes.len());
-        let config_bytes = config(&[made.id.clone()]).to_string().into_bytes();
+        let config_bytes = config(std::slice::from_ref(&made.id)).to_string().into_bytes();
         let id = content.blob(&config_bytes);
         let manifest = json!({"schemaVersion": 2, "config": {"mediaType": media::CONFIG, "digest": id, "size": config_bytes.len()},
             "layers": [{"mediaType": GZIP, "digest": layer, "size": size}]});
