@@ -22,7 +22,7 @@ pub(crate) async fn add(shim: &Shim, pod: &Pod) -> Result<(Vec<String>, serde_js
 /// CNI DEL; nothing there is success.
 pub(crate) async fn del(shim: &Shim, record: &record::Pod) -> Result<()> {
     let _timer = NETWORK.time("DEL");
-    Ok(shim.network.del(&attachment(record)).await?)
+    shim.network.del(&attachment(record)).await
 }
 
 /// What the plugins are told of a pod.

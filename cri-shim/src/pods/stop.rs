@@ -57,10 +57,10 @@ pub async fn tear_down(shim: &Shim, pod: &Arc<Pod>) -> Result<()> {
     })
     .await?;
     step::reached("pod namespaces gone");
-    if let Some(monitor) = pod.set_monitor(None) {
-        if let Err(error) = monitor.shutdown().await {
-            tracing::warn!(pod = pod.id, "end the monitor: {error}");
-        }
+    if let Some(monitor) = pod.set_monitor(None)
+        && let Err(error) = monitor.shutdown().await
+    {
+        tracing::warn!(pod = pod.id, "end the monitor: {error}");
     }
     if was_ready {
         super::status::publish(shim, pod, v1::ContainerEventType::ContainerStoppedEvent);

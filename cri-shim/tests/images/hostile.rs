@@ -97,7 +97,7 @@ fn symbolic_links_lead_nowhere_outside() {
         let (temp, _) = unpacked(&vec![node(Kind::Symlink, "s", target), file("s/victim", "inside"), node(Kind::Dir, "s/new", "")]);
         // What the link leads to was made within the layer.
         let within = target.replace("../", "").replace("..", "");
-        assert_eq!(read(&temp, &format!("{}/victim", within.trim_matches('/')).trim_start_matches('/')), "inside", "{target}");
+        assert_eq!(read(&temp, format!("{}/victim", within.trim_matches('/')).trim_start_matches('/')), "inside", "{target}");
     }
     // A chain, the last of which would leave.
     let chain: Archive = vec![
