@@ -223,12 +223,14 @@ async fn reconnected(shim: &Shim, seen: Seen) -> Result<()> {
 /// Finishes what the daemon was doing with a container when it ended.
 async fn settle(shim: &Shim, container: &Arc<Container>) -> Result<()> {
     let record = container.record();
+    let created = container.state() == v1::ContainerState::ContainerCreated;
+    let runtime = shim.runtimes.get(&shim.pod(&container.pod)?.record().handler)?;
     if !record.acknowledged {
         tracing::info!(container = container.id, "was being made when the daemon ended: removed");
         containers::remove(shim, &container.id).await.map_err(|status| anyhow::anyhow!("{}", status.message()))?;
     } else if container.exit().is_some() {
         containers::clean_up(shim, container).await.map_err(|status| anyhow::anyhow!("{}", status.message()))?;
-    } else if container.state() == v1::ContainerState::ContainerCreated && record.process.is_some() {
+    } else if created && (record.process.is_some() || containers::knows(shim, &runtime.name, &container.id)) {
         let message = "the daemon ended while it was being started";
         let end = Exit { code: 128, reason: "StartError".into(), message: message.into(), finished_at: now(), oom: false };
         let noted = end.clone();

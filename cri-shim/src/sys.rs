@@ -31,3 +31,11 @@ fn set_attributes(mount: BorrowedFd<'_>, set: u64, user: u64, flags: i32) -> Res
     };
     if result == 0 { Ok(()) } else { Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)) }
 }
+
+/// The signal of that number, real-time ones included: systemd as a container's program stops at SIGRTMIN+3.
+pub(crate) fn signal(number: i32) -> Option<rustix::process::Signal> {
+    use rustix::process::Signal;
+    let real_time = (libc::SIGRTMIN()..=libc::SIGRTMAX()).contains(&number);
+    // SAFETY: the number is a signal's, and none that the C library keeps for itself.
+    Signal::from_named_raw(number).or_else(|| real_time.then(|| unsafe { Signal::from_raw_unchecked(number) }))
+}

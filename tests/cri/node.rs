@@ -45,21 +45,26 @@ const GUARD: &str = r#"
 trap '' HUP INT TERM
 start() { rm -f "$dir/up"; unshare --mount --pid --net --fork --kill-child --mount-proc /bin/sh -c "$init" init "$dir" </dev/null & u=$!; }
 end() { kill -9 $u; wait $u; } 2>/dev/null
-dir=$1 name=$2 init=$3
-start
-while read -r _; do end; start; done
-end
+cgroups() {
 for try in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
     left=$(find /sys/fs/cgroup -maxdepth 3 -name "$name" -prune 2>/dev/null)
     [ -n "$left" ] || break
     for cgroup in $left; do find "$cgroup" -depth -type d -exec rmdir {} + 2>/dev/null; done
     sleep 0.1
 done
+}
+dir=$1 name=$2 init=$3
+start
+while read -r _; do end; cgroups; start; done
+end
+cgroups
 [ -n "$RRUN_TEST_KEEP" ] || rm -rf "$dir"
 "#;
 
 /// Waits as process 1, reaping whatever comes to it.
 const INIT: &str = r#"
+# A user namespace may mount procfs where a whole one is visible.
+mkdir -p "$1/by-test-proc" && mount -t proc proc "$1/by-test-proc"
 mount --bind "$1/boot_id" /proc/sys/kernel/random/boot_id
 ip link set lo up
 mount --bind "$1/shared" "$1/shared" && mount --make-shared "$1/shared"
@@ -308,6 +313,7 @@ timeout_seconds = 5
         });
         write_boot_id(&self.dir);
         let old = self.init();
+        let _ = fs::remove_file(self.dir.join("up"));
         writeln!(self.guard.lock().unwrap().stdin.as_mut().unwrap(), "again").unwrap();
         assert!(wait_until(20, || !Path::new(&format!("/proc/{old}/ns/pid")).exists()), "the old init lives on");
         self.wait_for_init();

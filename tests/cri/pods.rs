@@ -167,7 +167,7 @@ fn pid_namespaces_are_the_containers_the_pods_the_nodes_or_anothers() {
     first.wait_for_line("up");
     let lines: Vec<_> = first.log().into_iter().map(|line| line.text).collect();
     assert_ne!(lines[0], "1");
-    assert!(lines[2].contains("rrun"), "{lines:?}");
+    assert_eq!(lines[2], "pod-init");
     let mut other = script(&format!("cat /proc/{}/comm", lines[0]));
     security(&mut other).namespace_options.get_or_insert_default().pid = v1::NamespaceMode::Pod.into();
     assert_eq!(pod.output(&other), ["sh"], "containers see each other");
@@ -192,14 +192,14 @@ fn pid_namespaces_are_the_containers_the_pods_the_nodes_or_anothers() {
 fn ipc_and_uts_namespaces() {
     let node = node_or_skip!(Node::shared());
     let pod = node.pod_with(|config| namespaces(config).network = v1::NamespaceMode::Pod.into());
-    let spaces = script("for kind in ipc uts net; do readlink /proc/self/ns/$kind; done");
-    let (one, two) = (pod.output(&spaces), pod.output(&spaces));
+    let spaces = || script("for kind in ipc uts net; do readlink /proc/self/ns/$kind; done");
+    let (one, two) = (pod.output(&spaces()), pod.output(&spaces()));
     assert_eq!(one, two, "containers of a pod share them");
     let of_node: Vec<_> = ["ipc", "uts", "net"].iter().map(|kind| tests::host::namespace(&node.init().to_string(), kind)).collect();
     assert!(one.iter().all(|space| !of_node.contains(space)), "{one:?} {of_node:?}");
     pod.end();
     let pod = node.pod_with(|config| namespaces(config).ipc = v1::NamespaceMode::Node.into());
-    let mut config = spaces.clone();
+    let mut config = spaces();
     let options = security(&mut config).namespace_options.get_or_insert_default();
     (options.ipc, options.network) = (v1::NamespaceMode::Node.into(), v1::NamespaceMode::Node.into());
     options.pid = v1::NamespaceMode::Container.into();

@@ -8,7 +8,7 @@ use crate::node::Node;
 use crate::node_or_skip;
 
 /// Says which signal came, and ends with 40 and more.
-const TELLS: &str = "trap 'echo term; exit 41' TERM; trap 'echo usr1; exit 42' USR1; trap 'echo int; exit 43' INT; \
+const TELLS: &str = "trap 'echo term; exit 41' TERM; trap 'echo usr1; exit 42' USR1; trap 'echo int; exit 43' INT; trap 'exit 44' 37; \
                      echo up; while :; do sleep 0.05; done";
 /// Counts SIGTERM and goes on.
 const IGNORES: &str = "trap 'echo term' TERM; echo up; while :; do sleep 0.05; done";
@@ -25,7 +25,9 @@ fn started<'a>(pod: &Pod<'a>, text: &str, signal: v1::Signal) -> Container<'a> {
 fn the_stop_signal_is_the_pods_the_images_or_term() {
     let node = node_or_skip!(Node::shared());
     let pod = node.pod();
-    for (signal, code) in [(v1::Signal::RuntimeDefault, 41), (v1::Signal::Sigusr1, 42), (v1::Signal::Sigint, 43)] {
+    for (signal, code) in
+        [(v1::Signal::RuntimeDefault, 41), (v1::Signal::Sigusr1, 42), (v1::Signal::Sigint, 43), (v1::Signal::Sigrtminplus3, 44)]
+    {
         let container = started(&pod, TELLS, signal);
         container.stop(20).unwrap();
         assert_eq!(container.status().exit_code, code, "{signal:?}");

@@ -74,6 +74,7 @@ impl Container {
         let stream = |end: Option<OwnedFd>| end.map_or_else(Stdio::null, Stdio::from);
         command.arg(&self.create.id).process_group(0);
         command.stdin(stream(ends.stdin)).stdout(stream(ends.stdout)).stderr(stream(ends.stderr));
+        crate::sys::with_empty_mask(&mut command);
         let score = if let Work::Exec { .. } = work { self.oom_score } else { 0 };
         // Dropping the handle neither waits nor kills: the loop reaps.
         let child = with_oom_score(score, || command.spawn());

@@ -45,6 +45,23 @@ pub(crate) fn child_signals() -> Result<OwnedFd> {
     }
 }
 
+/// Lets `command` begin with no signal blocked: std hands on our own mask, and a shell that waits would never see
+/// SIGCHLD.
+pub(crate) fn with_empty_mask(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: between fork and execve only functions that are safe there are called, on a set of the child's own.
+    unsafe {
+        command.pre_exec(|| {
+            let mut set = std::mem::zeroed();
+            libc::sigemptyset(&mut set);
+            match libc::sigprocmask(libc::SIG_SETMASK, &set, std::ptr::null_mut()) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            }
+        });
+    }
+}
+
 /// Default actions and an empty mask for all signals, but SIGCHLD ignored: the kernel then reaps children itself.
 pub(crate) fn reap_by_kernel() {
     // SAFETY: no handler is installed, and an empty set is a valid one.

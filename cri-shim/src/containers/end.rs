@@ -18,7 +18,8 @@ use crate::step;
 /// background, for which nobody has to wait.
 pub async fn exited(shim: &Shim, container: &Arc<Container>, exit: Exit) {
     let _started = container.starting.lock().await;
-    if !container.set_exit(exit) {
+    // What the daemon has noted comes first: the process of a failed start has an end, too.
+    if !container.set_exit(container.record().end.clone().unwrap_or(exit)) {
         return;
     }
     super::publish(shim, container, v1::ContainerEventType::ContainerStoppedEvent);
@@ -41,11 +42,17 @@ pub async fn clean_up(shim: &Shim, container: &Arc<Container>) -> Result<(), Sta
     shim.jobs.run(name, job).await.map(drop)
 }
 
+/// Whether the OCI runtime has a state of the container: also when daemon and monitor died while it was made.
+pub fn knows(shim: &Shim, runtime: &str, id: &str) -> bool {
+    shim.config.state.join("runtimes").join(runtime).join(id).exists()
+}
+
 async fn clean_up_one(shim: &Shim, container: &Arc<Container>) -> Result<()> {
     let record = container.record();
-    if record.process.is_some() || record.end.is_some() {
-        let pod = shim.pod(&container.pod)?;
-        shim.runtimes.get(&pod.record().handler)?.delete(&container.id).await?;
+    let pod = shim.pod(&container.pod)?;
+    let runtime = shim.runtimes.get(&pod.record().handler)?;
+    if record.process.is_some() || record.end.is_some() || knows(shim, &runtime.name, &container.id) {
+        runtime.delete(&container.id).await?;
         if let Ok(monitor) = pod.monitor() {
             let _ = monitor.remove(&container.id).await; // one that is gone has forgotten it
         }

@@ -26,7 +26,7 @@ use crate::pods::blocking;
 use crate::record::{self, Exit, Process};
 
 pub use create::create;
-pub use end::{clean_up, exited};
+pub use end::{clean_up, exited, knows};
 pub use exec::{exec_sync, process_file};
 pub use remove::remove;
 pub use start::{monitor_request, start};
@@ -73,7 +73,7 @@ impl Container {
             pod: record.pod.clone(),
             dir: below(config.pod_dir(&record.pod)),
             run_dir: below(config.pod_run_dir(&record.pod)),
-            exit: watch::channel(exit.or_else(|| record.end.clone())).0,
+            exit: watch::channel(record.end.clone().or(exit)).0,
             record: Mutex::new(Arc::new(record)),
             writing: tokio::sync::Mutex::default(),
             starting: tokio::sync::Mutex::default(),

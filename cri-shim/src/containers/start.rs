@@ -48,10 +48,10 @@ async fn start_one(shim: &Shim, container: &Arc<Container>) -> Result<()> {
             Ok(())
         }
         Err(error) => {
-            drop(starting);
             let end = Exit { code: 128, finished_at: now(), reason: "StartError".into(), message: error.to_string(), oom: false };
             let noted = end.clone();
             container.update("container start failed", |record| record.end = Some(noted)).await?;
+            drop(starting);
             super::exited(shim, container, end).await;
             Err(error)
         }

@@ -46,8 +46,16 @@ pub(crate) async fn stop_one(shim: &Shim, container: &Arc<Container>, grace: i64
     }
     if grace > 0 {
         if !container.record().stop_signalled {
-            container.update("container stop signal", |record| record.stop_signalled = true).await?;
-            container.signal(kernel_signal(container.record().stop_signal))?;
+            // Sent before it is recorded: a daemon that dies in between sends it twice rather than never.
+            let mut sent = Ok(());
+            let send = |record: &mut crate::record::Container| {
+                if !record.stop_signalled {
+                    sent = container.signal(kernel_signal(record.stop_signal));
+                    record.stop_signalled = sent.is_ok();
+                }
+            };
+            container.update("container stop signal", send).await?;
+            sent?;
         }
         if tokio::time::timeout(Duration::from_secs(grace as u64), container.wait()).await.is_ok() {
             return Ok(());
@@ -72,5 +80,5 @@ fn stuck(container: &Container) -> String {
 }
 
 fn kernel_signal(number: i32) -> Signal {
-    Signal::from_named_raw(number).unwrap_or(Signal::TERM)
+    crate::sys::signal(number).unwrap_or(Signal::TERM)
 }

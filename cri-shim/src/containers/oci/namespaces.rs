@@ -44,6 +44,13 @@ pub(super) fn namespaces(input: &Input<'_>) -> Result<Vec<LinuxNamespace>> {
 /// A pod's namespaces, and whether the handler can make them.
 pub(super) fn check_pod(options: &v1::NamespaceOption, handler: &str, features: Features) -> Result<()> {
     let field = "linux.security_context.namespace_options";
+    for (name, number) in [("network", options.network), ("pid", options.pid), ("ipc", options.ipc)] {
+        let unknown = |_| invalid(format!("{field}.{name}: {number} is no mode that the interface has a number for"));
+        NamespaceMode::try_from(number).map_err(unknown)?;
+    }
+    if options.pid() == NamespaceMode::Target {
+        return Err(invalid(format!("{field}.pid: TARGET is not for pods; POD, CONTAINER or NODE")));
+    }
     for (name, mode) in [("network", options.network()), ("ipc", options.ipc())] {
         if !matches!(mode, NamespaceMode::Pod | NamespaceMode::Node) {
             return Err(invalid(format!("{field}.{name}: {} is not for pods; POD or NODE", mode.as_str_name())));
