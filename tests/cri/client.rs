@@ -332,7 +332,10 @@ impl Container<'_> {
     /// Its first process, as the host numbers it.
     #[track_caller]
     pub(crate) fn pid(&self) -> i32 {
-        self.node.host_pid(self.info()["pid"].as_i64().unwrap())
+        let pid = self.info()["pid"].as_i64().unwrap();
+        let host = self.node.host_pid(pid);
+        assert!(host != 0, "no process {pid}: {:#?}", self.node.processes());
+        host
     }
 
     /// Waits for its end; its status then.

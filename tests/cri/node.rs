@@ -69,7 +69,7 @@ mount --bind "$1/boot_id" /proc/sys/kernel/random/boot_id
 ip link set lo up
 mount --bind "$1/shared" "$1/shared" && mount --make-shared "$1/shared"
 : >"$1/up"
-while :; do sleep 1000; done
+while :; do sleep 31536000; done
 "#;
 
 /// How pods get addresses.

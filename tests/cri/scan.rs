@@ -61,12 +61,10 @@ impl Node {
             let read = |name: &str| fs::read(entry.path().join(name)).unwrap_or_default();
             let status = String::from_utf8_lossy(&read("status")).into_owned();
             let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim().to_owned();
-            // A process in a namespace below the node's has a number in the node's too.
-            let below = space(pid) == own || field("NSpid:").split_ascii_whitespace().count() > 2;
-            let of_node = below && in_node(&entry.path(), init, &own);
+            let of_node = in_node(pid, &own);
             let command = String::from_utf8_lossy(&read("cmdline")).replace('\0', " ");
             let parent = field("PPid:").parse().unwrap_or(0);
-            let known = pid == init || parent == init && command.starts_with("sleep 1000") || command.contains("/config.toml");
+            let known = pid == init || parent == init && command.starts_with("sleep 31536000") || command.contains("/config.toml");
             if of_node && !known {
                 let state = field("State:");
                 found.push((
@@ -110,15 +108,10 @@ impl Node {
     }
 }
 
-/// Whether a process's namespace is the node's, or one made within it.
-fn in_node(process: &Path, init: i32, own: &Option<std::path::PathBuf>) -> bool {
-    if fs::read_link(process.join("ns/pid")).ok() == *own {
-        return true;
-    }
-    // Its ancestors lead to the node's init.
-    let mut pid: i32 = process.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok()).unwrap_or(0);
+/// Whether a process is in the node's PID namespace, or one of its ancestors is: the namespaces of containers are made there.
+fn in_node(mut pid: i32, own: &Option<std::path::PathBuf>) -> bool {
     while pid > 1 {
-        if pid == init {
+        if fs::read_link(format!("/proc/{pid}/ns/pid")).ok() == *own {
             return true;
         }
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

@@ -283,12 +283,18 @@ pub fn spec(input: &Input<'_>, found: &Found) -> Result<Spec> {
     Ok(spec)
 }
 
+/// Bytes of a host name (`__NEW_UTS_LEN`).
+const HOSTNAME_MAX: usize = 64;
+
 /// Checks a pod's configuration: namespaces, sysctls, cgroup parent, what the handler can do. RunPodSandbox calls it
 /// before it makes anything.
 ///
 /// # Errors
 /// `InvalidArgument` naming the field.
 pub fn check_pod(config: &v1::PodSandboxConfig, handler: &str, features: Features, host: &Host) -> Result<()> {
+    if config.hostname.len() > HOSTNAME_MAX {
+        return Err(invalid(format!("hostname: {:?} is longer than the kernel's {HOSTNAME_MAX} bytes", config.hostname)));
+    }
     let Some(linux) = &config.linux else { return Ok(()) };
     cgroup::check_parent(&linux.cgroup_parent, host.cgroup_driver)?;
     let security = linux.security_context.clone().unwrap_or_default();
