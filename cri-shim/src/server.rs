@@ -114,8 +114,15 @@ fn lock(config: &Config) -> Result<fs::File> {
     fs::create_dir_all(&config.root).with_context(|| format!("make {}", config.root.display()))?;
     let path = config.root.join("lock");
     let file = fs::File::create(&path).with_context(|| format!("open {}", path.display()))?;
-    flock(&file, FlockOperation::NonBlockingLockExclusive)
-        .with_context(|| format!("lock {}: another rrun-cri runs on this root", path.display()))?;
+    // A predecessor that was killed may leave a child that has the file open until it executes its program.
+    let mut attempts = 40;
+    while let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        attempts -= 1;
+        if attempts == 0 {
+            return Err(error).with_context(|| format!("lock {}: another rrun-cri runs on this root", path.display()));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
     Ok(file)
 }
 
