@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
 use rustix::fs::FlockOperation;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -42,12 +44,12 @@ struct Inner {
 
 /// What makes two pulls the same: what one may see is not shown to another.
 type Key = (String, Credentials);
-type Finished = Option<Result<Arc<Image>, Failure>>;
 
 /// A running pull. It is cancelled when nobody holds it any more.
 struct Job {
     progress: Arc<Progress>,
-    finished: watch::Receiver<Finished>,
+    /// Nothing else keeps the image: who pulled it and removes it at once removes its layers.
+    finished: Shared<BoxFuture<'static, Result<Arc<Image>, Failure>>>,
     task: AbortHandle,
 }
 
@@ -90,10 +92,9 @@ impl Puller {
                     let now = layers.borrow_and_update().clone();
                     watcher(&now);
                 }
-                result = finished.wait_for(Option::is_some) => break result.ok().and_then(|result| result.clone()),
+                result = &mut finished => break result,
             }
         };
-        let result = result.unwrap_or_else(|| Err(Failure::new(Kind::Local, "the pull ended without a result")));
         result.map_err(|failure| failure.into_error(&reference.to_string()))
     }
 
@@ -103,17 +104,17 @@ impl Puller {
         jobs.retain(|_, job| job.strong_count() > 0);
         // A job that has its result is history: what it saw may have changed since.
         if let Some(job) = jobs.get(&key).and_then(Weak::upgrade)
-            && job.finished.borrow().is_none()
+            && !job.task.is_finished()
         {
             return job;
         }
-        let (progress, (done, finished)) = (Arc::new(Progress::new()), watch::channel(None));
+        let progress = Arc::new(Progress::new());
         let (puller, reference, watched) = (self.clone(), reference.clone(), progress.clone());
-        let task = tokio::spawn(async move {
-            let result = puller.run(&reference, credentials, &watched).await;
-            done.send_replace(Some(result));
-        });
-        let job = Arc::new(Job { progress, finished, task: task.abort_handle() });
+        let running = tokio::spawn(async move { puller.run(&reference, credentials, &watched).await });
+        let task = running.abort_handle();
+        let ended =
+            |result: Result<_, tokio::task::JoinError>| result.unwrap_or_else(|error| Err(Failure::new(Kind::Local, error.to_string())));
+        let job = Arc::new(Job { progress, finished: running.map(ended).boxed().shared(), task });
         jobs.insert(key, Arc::downgrade(&job));
         job
     }
@@ -179,16 +180,18 @@ impl Puller {
                 writer = ingest.claim(at) => writer,
                 failure = first_failure(&mut running) => return Err(failure),
             };
+            let digest = &plan.descriptor.digest;
+            let partial = self.0.images.partial_dir().join(digest.as_str().replace(':', "-"));
             let Some(writer) = writer else {
+                remove_unlocked(&partial);
                 progress.set(at, State::Present, plan.descriptor.size);
                 continue;
             };
             progress.set(at, State::Fetching, 0);
-            let digest = &plan.descriptor.digest;
             let source = Source {
                 repository: repository.clone(),
                 descriptor: plan.descriptor.clone(),
-                partial: Some(self.0.images.partial_dir().join(digest.as_str().replace(':', "-"))),
+                partial: Some(partial),
                 excluded: excluded.get(digest).cloned().unwrap_or_default(),
                 cancelled: cancelled.clone(),
             };
@@ -302,9 +305,14 @@ fn sweep_partials(dir: &std::path::Path, age: Duration) {
         if !is_blob || !entry.metadata().is_ok_and(|m| m.is_file() && m.modified().is_ok_and(old)) {
             continue;
         }
-        let Ok(file) = std::fs::File::open(entry.path()) else { continue };
-        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            let _ = std::fs::remove_file(entry.path());
-        }
+        remove_unlocked(&entry.path());
+    }
+}
+
+/// Removes a partial file unless a pull is writing to it.
+fn remove_unlocked(path: &std::path::Path) {
+    let Ok(file) = std::fs::File::open(path) else { return };
+    if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+        let _ = std::fs::remove_file(path);
     }
 }

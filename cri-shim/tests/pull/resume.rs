@@ -91,7 +91,21 @@ async fn a_spoilt_partial_file_costs_time_only() {
         world.pull(&fake.image("x")).await.unwrap();
         assert!(world.partials().is_empty());
         world.images().remove(&fake.image("x")).unwrap();
+        // Nothing of the pull keeps the image any more.
+        assert_eq!(std::fs::read_dir(world.path("store/layers")).unwrap().count(), 0);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_that_is_there_needs_no_partial_file() {
+    let made = image(&[LARGE]);
+    let layer = made.layers[0].to_string();
+    let (world, fake) = (World::new(), Fake::start(made.content.clone(), |_| Reply::Good));
+    world.pull(&fake.image("x")).await.unwrap();
+    std::fs::write(world.images().partial_dir().join(layer.replace(':', "-")), [7; 100]).unwrap();
+    world.pull(&fake.image("x")).await.unwrap();
+    assert!(world.partials().is_empty());
+    assert_eq!(ranges(&fake, &layer).len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -22,7 +22,13 @@ fn pace() -> Pace {
 
 fn open(dir: &Path, settings: &config::Images) -> (Images, Puller) {
     let options = unpack::Options { squash: !rustix::process::geteuid().is_root(), ..Default::default() };
-    let images = Images::open(&dir.join("store"), options).unwrap();
+    let images = loop {
+        match Images::open(&dir.join("store"), options) {
+            // The threads of a pull that was given up hold the old store until they notice.
+            Err(error) if format!("{error:#}").contains("already open") => std::thread::sleep(Duration::from_millis(5)),
+            opened => break opened.unwrap(),
+        }
+    };
     (images.clone(), Puller::with_pace(images, settings, pace()))
 }
 

@@ -22,7 +22,8 @@ pub struct Options {
     /// What one layer may hold at most.
     pub limits: Limits,
     /// For a store of an ordinary user with a single id: owners are left out, devices
-    /// and attributes that need root too, and overlay's marks are `user.overlay.*`.
+    /// and attributes that need root too, overlay's marks are `user.overlay.*`, and the
+    /// owner may read every file and use every directory.
     pub squash: bool,
 }
 

@@ -45,7 +45,7 @@ impl Maker {
     /// Remembers a directory's metadata until the end.
     pub(super) fn describe(&mut self, path: Vec<u8>, entry: &Entry) {
         let meta = Meta {
-            mode: entry.mode,
+            mode: self.mode(entry, 0o700),
             owner: (entry.uid, entry.gid),
             mtime: Some(entry.mtime),
             xattrs: entry.xattrs.clone(),
@@ -79,7 +79,8 @@ impl Maker {
 
     pub(super) fn file<R: Read>(&mut self, parent: &[u8], name: &[u8], entry: &Entry, archive: &mut Archive<R>) -> Result<()> {
         let place = self.parent(parent)?;
-        let mode = Mode::from_raw_mode(entry.mode & 0o777);
+        let wanted = self.mode(entry, 0o400);
+        let mode = Mode::from_raw_mode(wanted & 0o777);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = self.fresh(&place, name, "create", |dir| rustix::fs::openat(dir, name, flags, mode))?;
         match &entry.sparse {
@@ -92,8 +93,8 @@ impl Maker {
         if let Some((uid, gid)) = owned {
             rustix::fs::fchown(&file, Some(uid), Some(gid)).context("chown")?;
         }
-        if owned.is_some() && entry.mode & 0o6000 != 0 || entry.mode & (self.umask | 0o7000) != 0 {
-            rustix::fs::fchmod(&file, Mode::from_raw_mode(entry.mode)).context("chmod")?;
+        if owned.is_some() && wanted & 0o6000 != 0 || wanted & (self.umask | 0o7000) != 0 {
+            rustix::fs::fchmod(&file, Mode::from_raw_mode(wanted)).context("chmod")?;
         }
         for (name, value) in &entry.xattrs {
             self.xattr(name, |xattr| rustix::fs::fsetxattr(&file, xattr, value, XattrFlags::empty()))?;
@@ -254,6 +255,12 @@ impl Maker {
         // What led through here may lead elsewhere now.
         self.tree.forget();
         remove_tree(place.fd.as_fd(), &CString::new(name)?).context("replacing an earlier entry")
+    }
+
+    /// The mode of a file or directory. An ordinary user's store keeps what its owner needs to move, read and remove it;
+    /// to the container's root, who may do that anyway, it makes no difference.
+    fn mode(&self, entry: &Entry, needed: u32) -> u32 {
+        if self.squash { entry.mode | needed } else { entry.mode }
     }
 
     /// Owner to set, where it is not already so.
