@@ -116,6 +116,19 @@ impl Spdy {
         }
     }
 
+    /// Reads exactly `length` bytes of `stream`, in however many frames they come; replies in between.
+    pub(crate) async fn bytes(&mut self, stream: u32, length: usize) -> Vec<u8> {
+        let mut got = Vec::new();
+        while got.len() < length {
+            match self.frame().await {
+                Frame::Reply(_) => {}
+                Frame::Data(id, bytes, false) if id == stream => got.extend(bytes),
+                other => panic!("{other:?} after {got:?} of stream {stream}"),
+            }
+        }
+        got
+    }
+
     /// Reads until all of `streams` have ended; what they gave, and the order of their ends.
     pub(crate) async fn read_to_ends(&mut self, streams: &[u32]) -> (HashMap<u32, Vec<u8>>, Vec<u32>) {
         let (mut bytes, mut ends) = (HashMap::<u32, Vec<u8>>::new(), Vec::new());

@@ -28,13 +28,13 @@ async fn accept(listener: &TcpListener) -> TcpStream {
     listener.accept().await.unwrap().0
 }
 
-/// Reads frames up to one of data on `stream`; replies in between.
-async fn next_data(client: &mut Spdy, stream: u32) -> (Vec<u8>, bool) {
+/// Reads the frame that ends `stream`, and nothing before it but replies.
+async fn end_of(client: &mut Spdy, stream: u32) {
     loop {
         match client.frame().await {
             Frame::Reply(_) => {}
-            Frame::Data(id, bytes, fin) if id == stream => return (bytes, fin),
-            other => panic!("{other:?} while stream {stream} was expected"),
+            Frame::Data(id, bytes, true) if id == stream && bytes.is_empty() => return,
+            other => panic!("{other:?} while the end of stream {stream} was expected"),
         }
     }
 }
@@ -51,7 +51,7 @@ async fn each_direction_ends_by_itself() {
     assert_eq!(question, "question");
     for part in ["ans", "wer"] {
         pod.write_all(part.as_bytes()).await.unwrap();
-        assert_eq!(next_data(&mut client, data).await, (part.as_bytes().to_vec(), false));
+        assert_eq!(client.bytes(data, part.len()).await, part.as_bytes());
     }
     drop(pod);
     let (bytes, _) = client.read_to_ends(&[data, error]).await;
@@ -102,13 +102,13 @@ async fn a_reset_breaks_its_own_pair_only() {
     assert_eq!(left.read_u8().await.unwrap(), b'x');
     client.socket.write_all(&frame::reset(data, frame::Reset::Cancel)).await.unwrap();
     assert_eq!(left.read(&mut [0]).await.unwrap_or(0), 0);
-    assert_eq!(next_data(&mut client, error).await, (Vec::new(), true));
+    end_of(&mut client, error).await;
     // And the first goes on.
     client.data(steady, b"ping", false).await;
     let mut ping = [0; 4];
     pod.read_exact(&mut ping).await.unwrap();
     pod.write_all(b"pong").await.unwrap();
-    assert_eq!(next_data(&mut client, steady).await, (b"pong".to_vec(), false));
+    assert_eq!(client.bytes(steady, 4).await, b"pong");
 }
 
 #[tokio::test]
@@ -129,7 +129,7 @@ async fn ipv6_is_tried_after_ipv4() {
     let mut client = connect().await;
     let (_, data) = client.open_pair("0", port).await;
     accept(&listener).await.write_all(b"six").await.unwrap();
-    assert_eq!(next_data(&mut client, data).await.0, b"six");
+    assert_eq!(client.bytes(data, 3).await, b"six");
 }
 
 #[tokio::test]
@@ -141,7 +141,7 @@ async fn pairs_without_request_ids_and_streams_that_make_no_sense() {
     let data = client.open(&[("streamtype", "data"), ("port", &text)]).await;
     assert_eq!(data, error + 2);
     accept(&listener).await.write_all(b"old").await.unwrap();
-    assert_eq!(next_data(&mut client, data).await.0, b"old");
+    assert_eq!(client.bytes(data, 3).await, b"old");
     client.read_to_ends(&[error, data]).await;
     let wrong: [&[(&str, &str)]; 5] = [
         &[("streamtype", "data"), ("port", "0"), ("requestid", "1")],
@@ -203,5 +203,5 @@ async fn a_pod_with_a_network_of_its_own() {
     let mut client = Spdy::connect(&url, "portforward.k8s.io").await;
     let (_, data) = client.open_pair("0", 80).await;
     accept(&listener).await.write_all(b"from the pod").await.unwrap();
-    assert_eq!(next_data(&mut client, data).await.0, b"from the pod");
+    assert_eq!(client.bytes(data, 12).await, b"from the pod");
 }
