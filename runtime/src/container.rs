@@ -28,6 +28,9 @@ use std::path::{Path, PathBuf};
 /// The layout version of [`Record`]; a folder of another version is refused, not guessed at.
 const RECORD_VERSION: u32 = 1;
 
+/// Folder in a container's, there while CRIU restores it: where it finds the root file system.
+pub const RESTORE_ROOT: &str = "criu-root";
+
 /// Errors that callers tell apart by their text (containerd, CRI-O and Podman match these words).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Error {
@@ -400,6 +403,10 @@ pub fn remove_folder(dir: &Path) -> Result<()> {
         }
     }
     match std::fs::remove_dir(dir) {
+        // A restore that was killed has left its place for the root file system.
+        Err(e) if e.kind() == std::io::ErrorKind::DirectoryNotEmpty && std::fs::remove_dir(dir.join(RESTORE_ROOT)).is_ok() => {
+            remove_folder(dir)
+        }
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).with_context(|| format!("remove {}", dir.display())),
         _ => Ok(()),
     }

@@ -18,6 +18,7 @@ pub mod clock;
 pub mod commands;
 pub mod container;
 pub mod credentials;
+pub mod criu;
 pub mod exec_fifo;
 pub mod hooks;
 pub mod intel_rdt;

@@ -280,6 +280,11 @@ impl Cgroup {
         self.record.hierarchies.iter().map(view).collect()
     }
 
+    /// Where CRIU may freeze its processes.
+    pub fn freezer_folder(&self) -> Option<&Path> {
+        self.freezer().map(|h| h.dir.as_path())
+    }
+
     /// Calls systemd over the one connection of this command.
     fn systemd<T>(&self, call: impl FnOnce(&mut systemd::Systemd) -> Result<T>) -> Result<T> {
         let mut slot = self.systemd.borrow_mut();

@@ -201,3 +201,70 @@ pub struct Update {
     /// The other flags by long name, in the order typed.
     pub values: Vec<(&'static str, String)>,
 }
+
+/// What `checkpoint` and `restore` share.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Criu {
+    /// `--image-path`; `checkpoint` in the current folder where absent.
+    pub image_path: Option<PathBuf>,
+    /// `--work-path`; the images' folder where absent.
+    pub work_path: Option<PathBuf>,
+    /// `--tcp-established`.
+    pub tcp_established: bool,
+    /// `--link-remap`.
+    pub link_remap: bool,
+    /// `--ext-unix-sk`.
+    pub ext_unix_sk: bool,
+    /// `--shell-job`.
+    pub shell_job: bool,
+    /// `--lazy-pages`.
+    pub lazy_pages: bool,
+    /// `--file-locks`.
+    pub file_locks: bool,
+    /// `--manage-cgroups-mode`.
+    pub cgroup_mode: crate::criu::CgroupMode,
+    /// `--empty-ns network`.
+    pub empty_network: bool,
+    /// `--auto-dedup`.
+    pub auto_dedup: bool,
+}
+
+/// `checkpoint`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// The container's id.
+    pub id: String,
+    /// What it shares with `restore`.
+    pub criu: Criu,
+    /// `--parent-path`, relative to the images' folder.
+    pub parent_path: Option<PathBuf>,
+    /// `--leave-running`.
+    pub leave_running: bool,
+    /// `--tcp-skip-in-flight`.
+    pub tcp_skip_in_flight: bool,
+    /// `--status-fd`.
+    pub status_fd: Option<i32>,
+    /// `--page-server`.
+    pub page_server: Option<(String, u16)>,
+    /// `--pre-dump`.
+    pub pre_dump: bool,
+}
+
+/// `restore`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Restore {
+    /// Id, bundle, `--console-socket`, `--pid-file`, `--no-pivot`.
+    pub create: Create,
+    /// What it shares with `checkpoint`.
+    pub criu: Criu,
+    /// `--detach`.
+    pub detach: bool,
+    /// `--no-subreaper`.
+    pub no_subreaper: bool,
+    /// `--tcp-close`.
+    pub tcp_close: bool,
+    /// `--lsm-profile`.
+    pub lsm_profile: Option<String>,
+    /// `--lsm-mount-context`.
+    pub lsm_mount_context: Option<String>,
+}

@@ -1,7 +1,7 @@
 //! From parsed flags to the types of [`args`](super): the last checks that need no file.
 
 use super::parse::{Parsed, go_bool, number, utf8};
-use super::{CgroupManager, Create, Delete, Events, Exec, Id, Kill, List, LogFormat, Ps, Run, Spec, Update};
+use super::{CgroupManager, Checkpoint, Create, Criu, Delete, Events, Exec, Id, Kill, List, LogFormat, Ps, Restore, Run, Spec, Update};
 use crate::signals;
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
@@ -192,9 +192,67 @@ pub(super) fn rootless(p: &Parsed) -> Result<Option<bool>> {
     }
 }
 
-/// For rows that callers probe before the command itself is there.
-pub(super) fn not_yet(command: &str) -> Result<i32> {
-    bail!("{command}: this release of rrun cannot do it")
+fn criu(p: &Parsed) -> Result<Criu> {
+    use crate::criu::CgroupMode::{Default, Full, Ignore, Soft, Strict};
+    let cgroup_mode = match p.text("manage-cgroups-mode")?.as_deref() {
+        None => Default,
+        Some("soft") => Soft,
+        Some("full") => Full,
+        Some("strict") => Strict,
+        Some("ignore") => Ignore,
+        Some(_) => bail!("invalid manage-cgroups-mode value (soft, full, strict or ignore)"),
+    };
+    let mut empty_network = false;
+    for kind in p.texts("empty-ns")?.iter().filter(|k| !k.is_empty()) {
+        empty_network |= match kind.as_str() {
+            "network" => true,
+            other => bail!("namespace {other:?} is not supported (--empty-ns takes network)"),
+        };
+    }
+    Ok(Criu {
+        image_path: p.path("image-path"),
+        work_path: p.path("work-path"),
+        tcp_established: p.on("tcp-established"),
+        link_remap: p.on("link-remap"),
+        ext_unix_sk: p.on("ext-unix-sk"),
+        shell_job: p.on("shell-job"),
+        lazy_pages: p.on("lazy-pages"),
+        file_locks: p.on("file-locks"),
+        cgroup_mode,
+        empty_network,
+        auto_dedup: p.on("auto-dedup"),
+    })
+}
+
+pub(super) fn checkpoint(p: &Parsed) -> Result<Checkpoint> {
+    let page_server = p.text("page-server")?.map(|text| {
+        let parsed = text.rsplit_once(':').and_then(|(address, port)| Some((address.to_owned(), port.parse().ok()?)));
+        parsed
+            .filter(|(address, _): &(String, u16)| !address.is_empty())
+            .with_context(|| format!("use --page-server ADDRESS:PORT to specify page server, not {text:?}"))
+    });
+    Ok(Checkpoint {
+        id: operand(p, 0)?,
+        criu: criu(p)?,
+        parent_path: p.path("parent-path"),
+        leave_running: p.on("leave-running"),
+        tcp_skip_in_flight: p.on("tcp-skip-in-flight"),
+        status_fd: p.number("status-fd")?.filter(|fd| *fd != -1),
+        page_server: page_server.transpose()?,
+        pre_dump: p.on("pre-dump"),
+    })
+}
+
+pub(super) fn restore(p: &Parsed) -> Result<Restore> {
+    Ok(Restore {
+        create: create(p)?,
+        criu: criu(p)?,
+        detach: p.on("detach"),
+        no_subreaper: p.on("no-subreaper"),
+        tcp_close: p.on("tcp-close"),
+        lsm_profile: p.text("lsm-profile")?,
+        lsm_mount_context: p.text("lsm-mount-context")?,
+    })
 }
 
 fn operand(p: &Parsed, index: usize) -> Result<String> {

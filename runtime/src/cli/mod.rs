@@ -31,7 +31,7 @@ pub fn main(args: Vec<OsString>) -> i32 {
     let (globals, asked) = parse::parse(args);
     // The container's process inherits descriptors 0 to 2: they must not be files of ours.
     let held = match &asked {
-        Ok(Some((command, _))) if matches!(command.name, "create" | "run" | "exec") => terminal::hold_stdio(),
+        Ok(Some((command, _))) if matches!(command.name, "create" | "run" | "exec" | "restore") => terminal::hold_stdio(),
         _ => Ok(()),
     };
     let result = held.and_then(|()| open_log(&globals)).and_then(|()| match asked? {

@@ -100,7 +100,7 @@ pub(super) static GLOBAL_FLAGS: &[Flag] = &[
 pub(super) static COMMANDS: &[Command] = &[
     Command {
         name: "checkpoint",
-        summary: "save a running container (not in this release)",
+        summary: "save a running container",
         operands: "ID",
         count: (1, 1),
         stop: false,
@@ -123,8 +123,8 @@ pub(super) static COMMANDS: &[Command] = &[
             EMPTY_NS,
             AUTO_DEDUP,
         ],
-        about: "Saves the state of a running container with CRIU. This release cannot do it.",
-        run: |_, _| convert::not_yet("checkpoint"),
+        about: "Saves the processes of a running container with CRIU, which must be installed, and removes the container; 'restore' continues it. Without --image-path the folder is 'checkpoint' in the current one.",
+        run: |g, p| commands::checkpoint::run(g, &convert::checkpoint(p)?),
     },
     Command {
         name: "create",
@@ -240,7 +240,7 @@ pub(super) static COMMANDS: &[Command] = &[
     },
     Command {
         name: "restore",
-        summary: "continue a container from a checkpoint (not in this release)",
+        summary: "continue a container from a checkpoint",
         operands: "ID",
         count: (1, 1),
         stop: false,
@@ -266,8 +266,8 @@ pub(super) static COMMANDS: &[Command] = &[
             value("lsm-profile", "TYPE:NAME", "AppArmor profile or SELinux label to restore with"),
             value("lsm-mount-context", "CONTEXT", "SELinux context of its mounts"),
         ],
-        about: "Makes a container of a bundle and a checkpoint of CRIU. This release cannot do it.",
-        run: |_, _| convert::not_yet("restore"),
+        about: "Makes a container of a bundle and of a checkpoint that 'checkpoint' has written, whose processes go on where they were. Unless detached, waits for its first process and exits with its status.",
+        run: |g, p| commands::restore::run(g, &convert::restore(p)?),
     },
     Command {
         name: "resume",

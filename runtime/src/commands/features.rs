@@ -24,7 +24,7 @@ struct Features {
     mount_options: Vec<&'static str>,
     linux: Linux,
     annotations: BTreeMap<&'static str, String>,
-    potentially_unsafe_config_annotations: [&'static str; 1],
+    potentially_unsafe_config_annotations: [&'static str; 2],
 }
 
 #[derive(Debug)]
@@ -172,11 +172,11 @@ fn features() -> Result<Features> {
         annotations: BTreeMap::from([
             ("io.github.seccomp.libseccomp.version", libseccomp),
             // Callers read them under runc's names, whoever the runtime is.
-            ("org.opencontainers.runc.checkpoint.enabled", "false".to_owned()),
+            ("org.opencontainers.runc.checkpoint.enabled", "true".to_owned()),
             ("org.opencontainers.runc.commit", COMMIT.to_owned()),
             ("org.opencontainers.runc.version", VERSION.to_owned()),
         ]),
-        potentially_unsafe_config_annotations: ["org.systemd.property."],
+        potentially_unsafe_config_annotations: ["org.criu.config", "org.systemd.property."],
     })
 }
 

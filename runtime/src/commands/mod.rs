@@ -1,5 +1,6 @@
 //! The commands: one file each, `run(&Globals, …)` gives the exit code.
 
+pub mod checkpoint;
 pub mod create;
 pub mod delete;
 pub mod events;
@@ -10,6 +11,7 @@ pub mod list;
 pub mod output;
 pub mod pause;
 pub mod ps;
+pub mod restore;
 pub mod run;
 pub mod spec;
 pub mod start;

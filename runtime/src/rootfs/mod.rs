@@ -17,8 +17,10 @@ mod mounts;
 mod options;
 mod paths;
 mod pivot;
+mod saved;
 
 pub use options::mount_options;
+pub use saved::{Home, bind_root, check_is, clean, is_bind, make_destinations, of_process, resolve};
 
 use crate::bundle::Bundle;
 use crate::cgroups;

@@ -1,0 +1,138 @@
+//! What a checkpoint and a restore need to know of a root file system.
+
+use super::attach::{Copy, Target};
+use super::options::Options;
+use super::{failed, paths};
+use crate::sys;
+use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::stat::{SFlag, fstat, stat};
+use nix::unistd::{chroot, fchdir};
+use oci_spec::runtime::Mount;
+use std::ffi::CString;
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// Whether a mount of the configuration is a bind mount.
+pub fn is_bind(mount: &Mount) -> bool {
+    mount.typ().as_deref() == Some("bind") || Options::parse(mount.options().as_deref().unwrap_or_default()).bind.is_some()
+}
+
+/// `path` without `.` and `..`, absolute.
+pub fn clean(path: &Path) -> PathBuf {
+    paths::clean(path)
+}
+
+/// The root of a process, for look-ups only.
+pub fn of_process(pid: i32) -> Result<OwnedFd> {
+    let path = format!("/proc/{pid}/root");
+    let name = CString::new(path.as_str())?;
+    sys::openat(sys::CWD, &name, libc::O_PATH | libc::O_DIRECTORY, 0).map_err(failed("open")).context(path)
+}
+
+/// Where `path` is below `root` once links are resolved, and whether it is a folder; `None` where it is not.
+pub fn resolve(root: BorrowedFd<'_>, path: &Path) -> Result<Option<(PathBuf, bool)>> {
+    match paths::walk(root, path, paths::Missing::Fail) {
+        Ok(found) => {
+            let folder = paths::kind(&found.fd).map_err(failed("fstat"))? == SFlag::S_IFDIR;
+            Ok(Some((found.path, folder)))
+        }
+        Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
+        Err(errno) => Err(failed("open")(errno)).with_context(|| path.display().to_string()),
+    }
+}
+
+/// Checks that what `root` has at `destination` is `source` of the host, not something else that a link
+/// in the saved or in the present root file system has led CRIU to.
+pub fn check_is(root: BorrowedFd<'_>, destination: &Path, source: &Path) -> Result<()> {
+    let wanted = stat(source).with_context(|| source.display().to_string())?;
+    let found = paths::open_plain(root, destination, OFlag::O_PATH).and_then(fstat);
+    match found {
+        Ok(found) if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino) => Ok(()),
+        Ok(_) => bail!("{}: restored, but not from {}", destination.display(), source.display()),
+        Err(errno) => Err(failed("open")(errno)).with_context(|| format!("{} after the restore", destination.display())),
+    }
+}
+
+/// The mount namespace of the caller with its root and current folder, to return to.
+#[derive(Debug)]
+pub struct Home {
+    namespace: File,
+    root: OwnedFd,
+    current: OwnedFd,
+}
+
+impl Home {
+    /// Leaves for a mount namespace of our own, which hears of the host's mounts and tells of none.
+    pub fn leave() -> Result<Home> {
+        let folder = |path| sys::openat(sys::CWD, path, libc::O_PATH | libc::O_DIRECTORY, 0).map_err(failed("open"));
+        let namespace = File::open("/proc/self/ns/mnt").context("/proc/self/ns/mnt")?;
+        let home = Home { namespace, root: folder(c"/")?, current: folder(c".")? };
+        unshare(CloneFlags::CLONE_NEWNS).context("unshare of the mount namespace")?;
+        let changed = sys::mount(None, c"/", None, libc::MS_SLAVE | libc::MS_REC, None);
+        match changed {
+            // In a chroot that is no mount: then what is above it counts as the host's, too.
+            Err(Errno::EINVAL) => (),
+            other => other.map_err(failed("mount(MS_SLAVE)"))?,
+        }
+        Ok(home)
+    }
+
+    /// Goes back; what was mounted ends with the last process there.
+    pub fn back(self) -> Result<()> {
+        setns(&self.namespace, CloneFlags::CLONE_NEWNS)
+            .and_then(|()| fchdir(&self.root))
+            .and_then(|()| chroot("."))
+            .and_then(|()| fchdir(&self.current))
+            .context("back to the runtime's own mount namespace")
+    }
+}
+
+/// Binds the root file system on the folder `place`: CRIU wants a mount whose parent nothing covers.
+pub fn bind_root(rootfs: &Path, place: &Path) -> Result<()> {
+    let c = |path: &Path| CString::new(path.as_os_str().as_bytes());
+    sys::mount(Some(&c(rootfs)?), &c(place)?, None, libc::MS_BIND | libc::MS_REC, None)
+        .map_err(failed("mount"))
+        .with_context(|| format!("root.path ({})", rootfs.display()))
+}
+
+/// Makes the destinations that a restore will mount on, as create does, and leaves no mount. Those on a
+/// file system that CRIU itself restores are its affair.
+pub fn make_destinations(rootfs: &Path, mounts: &[Mount], bundle: &Path) -> Result<()> {
+    let home = Home::leave()?;
+    let made = make_all(rootfs, mounts, bundle);
+    home.back()?;
+    made
+}
+
+fn make_all(rootfs: &Path, mounts: &[Mount], bundle: &Path) -> Result<()> {
+    let name = CString::new(rootfs.as_os_str().as_bytes())?;
+    bind_root(rootfs, rootfs)?;
+    let root = sys::openat(sys::CWD, &name, libc::O_PATH | libc::O_DIRECTORY, 0).map_err(failed("open")).context("root.path")?;
+    let mut saved: Vec<PathBuf> = Vec::new();
+    for (i, mount) in mounts.iter().enumerate() {
+        let destination = clean(mount.destination());
+        let wrap = || format!("mounts[{i}] ({})", destination.display());
+        if saved.iter().any(|s| destination.starts_with(s) && destination != *s) {
+            continue;
+        }
+        if !is_bind(mount) {
+            paths::walk(root.as_fd(), &destination, paths::Missing::Folder).map_err(failed("make the destination")).with_context(wrap)?;
+            saved.push(destination);
+            continue;
+        }
+        let source = bundle.join(mount.source().clone().unwrap_or_default());
+        let copy = Copy::of_path(&source, true).map_err(|errno| super::mounter::missing_source(&source, errno)).with_context(wrap)?;
+        let missing = match paths::kind(&copy) {
+            Ok(SFlag::S_IFDIR) => paths::Missing::Folder,
+            _ => paths::Missing::File,
+        };
+        let found = paths::walk(root.as_fd(), &destination, missing).map_err(failed("make the destination")).with_context(wrap)?;
+        copy.mount(&Target { root: root.as_fd(), path: &destination, fd: found.fd, made: found.made }).with_context(wrap)?;
+    }
+    Ok(())
+}
