@@ -4,6 +4,7 @@
 mod bad_input;
 mod budgets;
 mod cgroups;
+mod checkpoint;
 mod cli;
 mod devices;
 mod enosys;
