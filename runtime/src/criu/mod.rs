@@ -268,7 +268,7 @@ pub const EXTERNAL_NAMESPACES: [(u64, &str, &str); 2] =
 pub const DESCRIPTORS: &str = "descriptors.json";
 
 /// `org.criu.config`: the container's own configuration of CRIU; `None` where the annotation is empty.
-pub fn config_file<'a>(annotation: Option<&'a str>) -> Option<&'a OsStr> {
+pub fn config_file(annotation: Option<&str>) -> Option<&OsStr> {
     match annotation {
         None => Some(OsStr::new("/etc/criu/runc.conf")),
         Some("") => None,
