@@ -14,7 +14,7 @@ STATIC = CARGO_TARGET_DIR=target/static RUSTFLAGS="-C target-feature=+crt-static
 HOST = $$($(CARGO) -vV | sed -n 's/^host: //p')
 
 .NOTPARALLEL:
-.PHONY: all build run test check bench bench-cri integration clients install clean FORCE
+.PHONY: all build run test check bench bench-cri integration suites clients install clean FORCE
 
 all: build
 
@@ -51,6 +51,13 @@ bench-cri: setup-clients build
 # containerd, Docker and Podman on this runtime; crictl, critest, kubectl's libraries and a kubelet on rrun-cri.
 integration: setup-integration build
 	@integration/all.sh
+
+# runc's own suite and runtime-tools' validation; as root, half an hour. SUITES=quick: a few minutes of them.
+suites: setup-suites build
+	@integration/runtime-tools.sh
+	@integration/runc-bats.sh $(if $(filter quick,$(SUITES)),$(QUICK))
+QUICK = capabilities.bats create.bats cwd.bats dev.bats env.bats help.bats hooks.bats host-mntns.bats kill.bats list.bats \
+	pause.bats personality.bats ps.bats root.bats start.bats start_detached.bats state.bats timens.bats umask.bats
 
 # Those of rrun-cri alone, which CI runs.
 clients: setup-clients build

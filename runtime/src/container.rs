@@ -14,12 +14,14 @@ use crate::bundle;
 use crate::cgroups;
 use crate::intel_rdt::Groups;
 use crate::json::{self, document, written};
+use crate::namespaces::NEWPID;
 use crate::sys;
 use crate::{hooks, notify};
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use oci_spec::runtime::{Hooks, Spec};
 use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -186,13 +188,14 @@ impl Record {
         State { oci_version: &self.oci_version, id: &self.id, status, pid, bundle: &self.bundle, annotations: &self.annotations }
     }
 
-    /// Runs the hooks of one kind, `pid` being the container's process as they can see it.
-    pub fn run_hooks(&self, kind: hooks::Kind, all: &Hooks, pid: i32) -> Result<()> {
+    /// Runs the hooks of one kind, `pid` being the container's process as they can see it, `env` the environment of
+    /// those that have none of their own.
+    pub fn run_hooks(&self, kind: hooks::Kind, all: &Hooks, pid: i32, env: &[CString]) -> Result<()> {
         let list = kind.of(all);
         if list.is_empty() {
             return Ok(());
         }
-        hooks::run(kind, list, json::text(&self.state(kind.status(), pid)).as_bytes())
+        hooks::run(kind, list, json::text(&self.state(kind.status(), pid)).as_bytes(), env)
     }
 }
 
@@ -317,8 +320,13 @@ impl Container {
         }
         // Asked before the signal: afterwards there may be nobody to ask.
         let all = !self.rules_its_pids();
-        self.signal_init(signal)?;
         let cgroup = self.cgroup()?;
+        match self.signal_init(signal) {
+            // With the host's PIDs the others outlive init.
+            Err(e)
+                if self.record.namespaces & NEWPID == 0 && e.downcast_ref() == Some(&Error::NotRunning) && !cgroup.pids()?.is_empty() => {}
+            other => other?,
+        }
         if all {
             cgroup.kill(signal)?;
         } else if cgroup.frozen()? {

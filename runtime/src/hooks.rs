@@ -11,10 +11,12 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{Whence, lseek};
 use oci_spec::runtime::{Hook, Hooks};
+use std::ffi::{CString, OsStr};
 use std::fmt;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -86,12 +88,13 @@ impl fmt::Display for Kind {
 
 /// Runs `hooks` in their order, each with `state` (the container's state as JSON) as its standard
 /// input, and stops at the first that fails; poststop hooks run all, and their errors come together.
+/// One that has no `env` of its own gets `inherited`.
 ///
 /// The text of a failure is runc's: `error running KIND hook #N: exit status 1, stdout: …, stderr: …`.
-pub fn run(kind: Kind, hooks: &[Hook], state: &[u8]) -> Result<()> {
+pub fn run(kind: Kind, hooks: &[Hook], state: &[u8], inherited: &[CString]) -> Result<()> {
     let mut failed: Vec<String> = Vec::new();
     for (i, hook) in hooks.iter().enumerate() {
-        match run_one(hook, state) {
+        match run_one(hook, state, inherited) {
             Err(e) => failed.push(format!("error running {kind} hook #{i}: {}", crate::log::message(&e))),
             Ok(()) => continue,
         }
@@ -117,12 +120,12 @@ pub fn check(hooks: &Hooks) -> Result<()> {
     Ok(())
 }
 
-fn run_one(hook: &Hook, state: &[u8]) -> Result<()> {
+fn run_one(hook: &Hook, state: &[u8], inherited: &[CString]) -> Result<()> {
     let [mut stdin, mut stdout, mut stderr] = [memory()?, memory()?, memory()?];
     stdin.write_all(state).and_then(|()| stdin.rewind()).context("write the hook's standard input")?;
     // Ignored, as some caller may have left it, the kernel would take the hook's status from us.
     sys::default_action(libc::SIGCHLD).context("SIGCHLD")?;
-    let mut child = command(hook, [&stdin, &stdout, &stderr])?.spawn().with_context(|| hook.path().display().to_string())?;
+    let mut child = command(hook, inherited, [&stdin, &stdout, &stderr])?.spawn().with_context(|| hook.path().display().to_string())?;
     let timeout = hook.timeout().and_then(|t| u64::try_from(t).ok()).map(Duration::from_secs);
     let Some(status) = wait(&mut child, timeout)? else {
         bail!("hook ran past specified timeout of {:.1}s", timeout.unwrap_or_default().as_secs_f64());
@@ -133,8 +136,8 @@ fn run_one(hook: &Hook, state: &[u8]) -> Result<()> {
     bail!("{}, stdout: {}, stderr: {}", describe(status), text(&mut stdout), text(&mut stderr))
 }
 
-/// Its arguments and nothing but its own environment.
-fn command(hook: &Hook, [stdin, stdout, stderr]: [&File; 3]) -> Result<Command> {
+/// Its arguments and nothing but its own environment, or the one it inherits.
+fn command(hook: &Hook, inherited: &[CString], [stdin, stdout, stderr]: [&File; 3]) -> Result<Command> {
     let mut command = Command::new(hook.path());
     command.stdin(Stdio::from(stdin.try_clone()?)).stdout(Stdio::from(stdout.try_clone()?)).stderr(Stdio::from(stderr.try_clone()?));
     if let Some([name, rest @ ..]) = hook.args().as_deref() {
@@ -142,7 +145,14 @@ fn command(hook: &Hook, [stdin, stdout, stderr]: [&File; 3]) -> Result<Command> 
     }
     command.env_clear();
     // An entry without '=' is no variable.
-    command.envs(hook.env().iter().flatten().filter_map(|entry| entry.split_once('=')));
+    match hook.env() {
+        Some(env) => command.envs(env.iter().filter_map(|entry| entry.split_once('='))),
+        None => command.envs(inherited.iter().filter_map(|entry| {
+            let entry = entry.as_bytes();
+            let (name, value) = entry.split_at(entry.iter().position(|&b| b == b'=')?);
+            Some((OsStr::from_bytes(name), OsStr::from_bytes(&value[1..])))
+        })),
+    };
     Ok(command)
 }
 
@@ -213,14 +223,14 @@ mod tests {
     }
 
     fn error(kind: Kind, hooks: &[Hook]) -> String {
-        run(kind, hooks, b"{\"id\":\"c\"}").unwrap_err().to_string()
+        run(kind, hooks, b"{\"id\":\"c\"}", &[]).unwrap_err().to_string()
     }
 
     #[test]
     fn state_arguments_and_environment_arrive() {
         let mut hook = sh("test \"$(cat)\" = '{\"id\":\"c\"}' && test \"$A\" = 1 && test -z \"$HOME\" && test \"$0\" = sh");
         hook.set_env(Some(vec!["A=1".into()]));
-        run(Kind::CreateRuntime, &[hook], b"{\"id\":\"c\"}").unwrap();
+        run(Kind::CreateRuntime, &[hook], b"{\"id\":\"c\"}", &[]).unwrap();
     }
 
     #[test]
@@ -248,7 +258,7 @@ mod tests {
         let mut hook = sh("sleep 3 & head -c 300000 /dev/zero; exit 0");
         hook.set_timeout(Some(60));
         let before = Instant::now();
-        run(Kind::Prestart, &[hook], b"").unwrap();
+        run(Kind::Prestart, &[hook], b"", &[]).unwrap();
         assert!(before.elapsed() < Duration::from_secs(3));
     }
 

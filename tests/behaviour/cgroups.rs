@@ -34,6 +34,7 @@ fn limits() -> Vec<Limit> {
         },
         Limit { resources: json!({"memory": {"swappiness": 11}}), v1: &[("memory", "memory.swappiness", "11")], v2: &[] },
         Limit { resources: json!({"pids": {"limit": 42}}), v1: &[("pids", "pids.max", "42")], v2: &[("pids", "pids.max", "42")] },
+        Limit { resources: json!({"pids": {"limit": 0}}), v1: &[("pids", "pids.max", "1")], v2: &[("pids", "pids.max", "1")] },
         Limit { resources: json!({"pids": {"limit": -1}}), v1: &[("pids", "pids.max", "max")], v2: &[("pids", "pids.max", "max")] },
         Limit {
             resources: json!({"cpu": {"quota": 25000, "period": 50000}}),

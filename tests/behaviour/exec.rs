@@ -151,6 +151,20 @@ fn process_file() {
     assert_eq!(seen["status"]["NoNewPrivs"], "0");
 }
 
+/// As a shell's `<(...)` names one.
+#[test]
+fn process_file_by_a_descriptor() {
+    let rt = Runtime::new();
+    let c = rt.start(rt.bundle().args(SLEEP));
+    let path = rt.dir().join("process.json");
+    fs::write(&path, json!({"args": REPORT, "cwd": "/", "env": ["ONLY=this"], "user": {"uid": 0, "gid": 0}}).to_string()).unwrap();
+    let (program, root) = (tests::runtime::program().0.display().to_string(), rt.root().display().to_string());
+    let call = [path.to_str().unwrap(), &program, "--root", &root, "exec", "--process", "/dev/fd/7", &c.id];
+    let seen = rt.shell("exec 7<\"$1\"; shift; exec \"$@\"", &call).ok().json();
+    assert_eq!(seen["env"]["ONLY"], "this");
+    assert_eq!(seen["fds"].as_object().unwrap().keys().collect::<Vec<_>>(), ["0", "1", "2"]);
+}
+
 #[test]
 fn a_process_file_without_capabilities_has_the_container_s() {
     let rt = Runtime::new();

@@ -110,6 +110,32 @@ fn early_hooks_run_before_the_root_is_entered() {
     assert_eq!(read(&rt, "create"), "host\n");
 }
 
+/// As runc: it can name what is in the root by a relative path.
+#[test]
+fn a_create_container_hook_works_in_the_root() {
+    let rt = Runtime::new();
+    let bundle = rt.bundle().set("/hooks/createContainer/-", hook(&rt, "test -e ./probe && echo here > $LOG/cwd"));
+    rt.container(bundle).run().ok();
+    assert_eq!(read(&rt, "cwd"), "here\n");
+}
+
+/// As runc.
+#[test]
+fn a_start_hook_without_an_environment_has_the_process_s() {
+    let rt = Runtime::new();
+    require!(host::busybox().is_some(), "a static busybox (busybox-static)");
+    let mut one = hook(&rt, "test \"$ONE\" = two && test -n \"$HOME\"");
+    one.as_object_mut().unwrap().remove("env");
+    let c = rt.container(
+        bundle(&rt).args(["/probe", "exit"]).set("/process/env/-", json!("ONE=two")).set("/hooks/startContainer/-", one.clone()),
+    );
+    c.run().ok();
+    // Its own, though empty, takes the place.
+    one["env"] = json!([]);
+    let c = rt.container(bundle(&rt).args(["/probe", "exit"]).set("/process/env/-", json!("ONE=two")).set("/hooks/startContainer/-", one));
+    c.run().fails(1, &["error running startContainer hook #0"]);
+}
+
 #[test]
 fn arguments_and_environment_are_the_hook_s_own() {
     let rt = Runtime::new();

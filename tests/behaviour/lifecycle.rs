@@ -187,6 +187,24 @@ fn delete_takes_processes_that_outlived_init() {
     rt.assert_nothing_left();
 }
 
+/// As runc: with the host's PIDs what is left of the container can still be killed.
+#[test]
+fn kill_reaches_processes_that_outlived_init() {
+    let rt = Runtime::new();
+    require!(host::is_root(), "root: a container that shares the host's PID namespace");
+    let c = rt.container(rt.bundle().args(["/probe", "children", "3"]).without_namespace("pid"));
+    let created = c.create().ok();
+    c.call(["start"]).ok();
+    assert!(host::wait_until(20, || created.output_now().contains("ready")));
+    let pid = c.call(["state"]).ok().json()["pid"].to_string();
+    rt.shell("kill -KILL \"$1\"", &[&pid]).ok();
+    c.wait_status("stopped");
+    c.kill("TERM").fails(1, &["container not running"]);
+    c.kill("KILL").ok();
+    c.delete().ok();
+    rt.assert_nothing_left();
+}
+
 #[test]
 fn kill_all_reaches_every_process_of_a_shared_pid_namespace() {
     let rt = Runtime::new();

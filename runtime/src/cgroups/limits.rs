@@ -6,7 +6,7 @@
 use super::folder::Folder;
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
-use oci_spec::runtime::LinuxResources;
+use oci_spec::runtime::{LinuxPids, LinuxResources};
 use std::borrow::Cow;
 
 /// One value for one file.
@@ -33,6 +33,16 @@ pub(super) enum Missing {
     Skip,
     /// This instead.
     Instead(Box<Write>),
+}
+
+/// `pids.limit`: below 0 none. 0 is written as 1, as systemd's TasksMax has to be and as runc does; nobody can fork with
+/// either.
+pub(super) fn pids(limits: LinuxPids) -> Write {
+    let value = match limits.limit() {
+        ..0 => "max".to_owned(),
+        limit => limit.max(1).to_string(),
+    };
+    Write::new("pids", "pids.limit", "pids.max", value)
 }
 
 impl Write {

@@ -2,7 +2,6 @@
 
 use super::*;
 use oci_spec::runtime::LinuxResources;
-use std::borrow::Cow;
 use std::os::fd::AsFd;
 
 impl Cgroup {
@@ -116,16 +115,6 @@ impl Cgroup {
 
     /// Writes the limits into every hierarchy that has the controller.
     pub(super) fn limit(&self, r: &LinuxResources, changed: bool) -> Result<()> {
-        let mut r = Cow::Borrowed(r);
-        if self.record.unit.is_some()
-            && let Some(pids) = r.pids().filter(|p| p.limit() == 0)
-        {
-            // systemd knows no limit of 0: see TasksMax.
-            let mut pids = pids;
-            pids.set_limit(1);
-            r.to_mut().set_pids(Some(pids));
-        }
-        let r = &*r;
         if self.ours().any(|h| !h.v2) {
             let writes = v1::writes(r)?;
             for h in self.ours().filter(|h| !h.v2) {

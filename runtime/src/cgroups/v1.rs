@@ -1,7 +1,7 @@
 //! cgroup v1: `linux.resources` as files, the cpuset that must not be empty, the freezer.
 
 use super::folder::{self, Folder};
-use super::limits::{Write, device, rdma};
+use super::limits::{self, Write, device, rdma};
 use anyhow::{Context, Result, bail};
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources, LinuxThrottleDevice};
 use std::path::Path;
@@ -13,8 +13,7 @@ pub(super) fn writes(r: &LinuxResources) -> Result<Vec<Write>> {
     r.cpu().iter().for_each(|c| cpu(c, &mut list));
     r.memory().iter().for_each(|m| memory(m, &mut list));
     if let Some(pids) = r.pids() {
-        let value = if pids.limit() < 0 { "max".to_owned() } else { pids.limit().to_string() };
-        list.push(Write::new("pids", "pids.limit", "pids.max", value));
+        list.push(limits::pids(*pids));
     }
     if let Some(io) = r.block_io() {
         block_io(io, &mut list)?;
@@ -222,7 +221,7 @@ mod tests {
 
     #[test]
     fn zero_processes_is_a_limit() {
-        assert_eq!(files(r#"{"pids":{"limit":0}}"#), ["pids.max=0"]);
+        assert_eq!(files(r#"{"pids":{"limit":0}}"#), ["pids.max=1"]);
         assert_eq!(files(r#"{"pids":{"limit":-1}}"#), ["pids.max=max"]);
     }
 

@@ -2,7 +2,7 @@
 //! down, the freezer.
 
 use super::folder::{self, Folder};
-use super::limits::{Missing, Write, device, rdma};
+use super::limits::{self, Missing, Write, device, rdma};
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources, LinuxThrottleDevice};
@@ -19,7 +19,7 @@ pub(super) fn writes(r: &LinuxResources, now: impl Fn(&str) -> Option<String>) -
         memory(m, &now, &mut list)?;
     }
     if let Some(pids) = r.pids() {
-        list.push(Write::new("pids", "pids.limit", "pids.max", max(pids.limit())));
+        list.push(limits::pids(*pids));
     }
     if let Some(io) = r.block_io() {
         block_io(io, &mut list)?;

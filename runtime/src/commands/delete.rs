@@ -71,7 +71,7 @@ pub fn destroy(container: &Container) -> Result<()> {
     let config = if container.record.hooks { container.config().ok() } else { None };
     container.destroy()?;
     if let Some(all) = config.as_ref().and_then(|c| c.hooks().as_ref())
-        && let Err(e) = container.record.run_hooks(hooks::Kind::Poststop, all, 0)
+        && let Err(e) = container.record.run_hooks(hooks::Kind::Poststop, all, 0, &[])
     {
         // The container is gone all the same (runtime-spec, "Lifecycle").
         log::warn(log::message(&e));

@@ -12,12 +12,14 @@ use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use oci_spec::runtime::{Process, Spec};
 use std::ffi::CString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Runs the process; attached, the answer is its status (128 + n for signal n).
 pub fn run(globals: &Globals, args: &cli::Exec) -> Result<i32> {
-    process::check_preserved(args.preserve_fds)?;
     sealed_exe::ensure()?;
+    // The path may be that of a descriptor (`<(...)`), which is closed next.
+    let process = args.process.as_deref().map(read_process).transpose()?;
+    process::check_preserved(args.preserve_fds)?;
     let container = Container::load(&globals.root, &args.id)?;
     match container.status()? {
         Status::Stopped | Status::Creating => bail!("cannot exec in a stopped container"),
@@ -25,7 +27,7 @@ pub fn run(globals: &Globals, args: &cli::Exec) -> Result<i32> {
         _ => (),
     }
     let spec = container.config()?;
-    let setup = setup(&container, &spec, args)?;
+    let setup = setup(&container, &spec, args, process)?;
     terminal::check(setup.terminal, args.detach, args.console_socket.is_some())?;
     let console = args.console_socket.as_deref().map(terminal::connect).transpose().context("--console-socket")?;
     let pidfd = match container.pidfd() {
@@ -68,12 +70,16 @@ pub fn run(globals: &Globals, args: &cli::Exec) -> Result<i32> {
     supervisor.run(made.pid)
 }
 
-/// The process: a whole one from `--process`, or the container's own, changed by the flags.
-fn setup(container: &Container, spec: &Spec, args: &cli::Exec) -> Result<Setup> {
-    let process = match &args.process {
-        Some(path) => {
-            let json = std::fs::read(path).with_context(|| format!("--process: {}", path.display()))?;
-            let mut process = bundle::parse::<Process>(&json).with_context(|| format!("--process: {}", path.display()))?;
+/// What `--process` names.
+fn read_process(path: &Path) -> Result<Process> {
+    let read = || bundle::parse(&std::fs::read(path)?);
+    read().with_context(|| format!("--process: {}", path.display()))
+}
+
+/// The process: the whole one of `--process`, or the container's own, changed by the flags.
+fn setup(container: &Container, spec: &Spec, args: &cli::Exec, process: Option<Process>) -> Result<Setup> {
+    let process = match process {
+        Some(mut process) => {
             if process.capabilities().is_none() {
                 process.set_capabilities(spec.process().as_ref().and_then(|p| p.capabilities().clone()));
             }

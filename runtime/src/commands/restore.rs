@@ -105,8 +105,8 @@ impl Work<'_> {
     fn answer(&mut self, said: Notification, supervisor: &mut Option<Supervisor>) -> Result<()> {
         match said.name.as_str() {
             "setup-namespaces" => {
-                self.container.record.run_hooks(hooks::Kind::Prestart, &self.plan.hooks, said.pid)?;
-                self.container.record.run_hooks(hooks::Kind::CreateRuntime, &self.plan.hooks, said.pid)
+                self.container.record.run_hooks(hooks::Kind::Prestart, &self.plan.hooks, said.pid, &[])?;
+                self.container.record.run_hooks(hooks::Kind::CreateRuntime, &self.plan.hooks, said.pid, &[])
             }
             "orphan-pts-master" => {
                 let master = said.fd.context("orphan-pts-master: no descriptor")?;

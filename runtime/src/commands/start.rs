@@ -36,5 +36,5 @@ pub(super) fn poststart(container: &Container) -> Result<()> {
     }
     let config = container.config()?;
     let Some(all) = config.hooks() else { return Ok(()) };
-    container.record.run_hooks(hooks::Kind::Poststart, all, container.record.pid)
+    container.record.run_hooks(hooks::Kind::Poststart, all, container.record.pid, &[])
 }

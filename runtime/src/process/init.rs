@@ -61,7 +61,11 @@ fn steps(
     if plan.hooks.prestart().is_some() || plan.hooks.create_runtime().is_some() {
         channel.ask(Kind::Hooks, "")?;
     }
-    gate.record.run_hooks(hooks::Kind::CreateContainer, &plan.hooks, own_pid())?;
+    if plan.hooks.create_container().is_some() {
+        // As in runc they can name what is in the root by a relative path.
+        nix::unistd::fchdir(root.as_fd()).context("fchdir to the root file system")?;
+        gate.record.run_hooks(hooks::Kind::CreateContainer, &plan.hooks, own_pid(), &[])?;
+    }
     root.pivot()?;
     if plan.setup.terminal {
         super::take_terminal(&plan.setup, &root, gate, channel, true)?;
@@ -87,7 +91,7 @@ fn steps(
         *late = Some(exec_fifo::wait(procfs, fifo.as_fd())?);
     }
     loaded?;
-    gate.record.run_hooks(hooks::Kind::StartContainer, &plan.hooks, own_pid())?;
+    gate.record.run_hooks(hooks::Kind::StartContainer, &plan.hooks, own_pid(), &env)?;
     super::execute(&plan.setup, &path, &env)
 }
 

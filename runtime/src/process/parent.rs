@@ -257,8 +257,8 @@ fn explain_clone(errno: Errno) -> anyhow::Error {
 }
 
 fn run_hooks(plan: &Plan, container: &Container, pid: i32) -> Result<()> {
-    container.record.run_hooks(hooks::Kind::Prestart, &plan.hooks, pid)?;
-    container.record.run_hooks(hooks::Kind::CreateRuntime, &plan.hooks, pid)
+    container.record.run_hooks(hooks::Kind::Prestart, &plan.hooks, pid, &[])?;
+    container.record.run_hooks(hooks::Kind::CreateRuntime, &plan.hooks, pid, &[])
 }
 
 /// What a seccomp agent reads beside the descriptor.

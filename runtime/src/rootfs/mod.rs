@@ -112,7 +112,7 @@ impl Plan {
             rootfs: bundle.rootfs(),
             readonly: spec.root().as_ref().and_then(|r| r.readonly()).unwrap_or(false),
             propagation: propagation.map(propagation_bits).transpose()?,
-            mounts: mounts::plan(spec.mounts().as_deref().unwrap_or_default(), &bundle.dir, context)?,
+            mounts: mounts::plan(spec.mounts().as_deref().unwrap_or_default(), &bundle.dir, &paths::clean(&bundle.rootfs()), context)?,
             sources: Vec::new(),
             rootfs_copy: None,
             devices: devices::plan(linux.and_then(|l| l.devices().as_deref()).unwrap_or_default())?,
@@ -139,9 +139,6 @@ impl Plan {
             if !self.mount_namespace && !paths.is_empty() {
                 bail!("{field}: unable to restrict sys entries without a private MNT namespace (see linux.namespaces)");
             }
-        }
-        if !self.mount_namespace && self.readonly {
-            bail!("root.readonly: needs a mount namespace of the container's own (see linux.namespaces)");
         }
         Ok(())
     }

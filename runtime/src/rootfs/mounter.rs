@@ -140,7 +140,10 @@ impl<'a> Mounter<'a> {
         let fd = match paths::open_plain(self.root, path, OFlag::O_PATH) {
             Ok(fd) => fd,
             Err(Errno::ELOOP) if matches!(op.fstype(), b"proc" | b"sysfs") => {
-                bail!("the destination is a symbolic link in the root file system; this must be mounted on a real folder")
+                bail!(
+                    "the destination is a symbolic link in the root file system: {} must be mounted on ordinary directory",
+                    path.display()
+                )
             }
             Err(Errno::ENOENT | Errno::ELOOP) => {
                 let found = paths::walk(self.root, path, missing()).map_err(|errno| match errno {

@@ -50,11 +50,11 @@ pub(super) enum Kind {
 }
 
 /// Reads the list.
-pub(super) fn plan(list: &[Mount], bundle: &Path, context: &Context<'_>) -> Result<Vec<MountOp>> {
-    list.iter().enumerate().map(|(i, mount)| plan_one(i, mount, bundle, context)).collect()
+pub(super) fn plan(list: &[Mount], bundle: &Path, rootfs: &Path, context: &Context<'_>) -> Result<Vec<MountOp>> {
+    list.iter().enumerate().map(|(i, mount)| plan_one(i, mount, bundle, rootfs, context)).collect()
 }
 
-fn plan_one(i: usize, mount: &Mount, bundle: &Path, context: &Context<'_>) -> Result<MountOp> {
+fn plan_one(i: usize, mount: &Mount, bundle: &Path, rootfs: &Path, context: &Context<'_>) -> Result<MountOp> {
     let options = Options::parse(mount.options().as_deref().unwrap_or_default());
     let typ = mount.typ().as_deref().unwrap_or_default();
     let bind = options.bind.is_some() || typ == "bind" || typ == "rbind";
@@ -65,7 +65,12 @@ fn plan_one(i: usize, mount: &Mount, bundle: &Path, context: &Context<'_>) -> Re
         let typ = if typ.is_empty() { "no type" } else { typ };
         format!("mounts[{i}] ({}, {typ})", mount.destination().display())
     };
-    let mut op = MountOp { destination: paths::clean(mount.destination()), kind: Kind::Cgroup, options, id_maps: None, label };
+    let mut destination = paths::clean(mount.destination());
+    // As runc: a host's path of the root file system is meant within it.
+    if let Ok(inside) = destination.strip_prefix(rootfs) {
+        destination = Path::new("/").join(inside);
+    }
+    let mut op = MountOp { destination, kind: Kind::Cgroup, options, id_maps: None, label };
     op.fill(mount, typ, bind.then(|| bundle.join(source)), context).with_context(|| op.label.clone())?;
     Ok(op)
 }
@@ -215,7 +220,7 @@ mod tests {
             id_maps: (&maps, &maps),
         };
         let mount: Mount = serde_json::from_value(mount).unwrap();
-        Ok(plan(&[mount], Path::new("/bundle"), &context)?.remove(0))
+        Ok(plan(&[mount], Path::new("/bundle"), Path::new("/bundle/rootfs"), &context)?.remove(0))
     }
 
     fn refused(mount: Value) -> String {
@@ -232,6 +237,8 @@ mod tests {
         let op = planned(json!({"destination": "a/../b", "source": "x", "options": ["rbind"]})).unwrap();
         assert_eq!(op.label, "mounts[0] (a/../b, bind from x)");
         assert_eq!(op.destination, Path::new("/b"));
+        let by_host = planned(json!({"destination": "/bundle/rootfs/b", "source": "x", "options": ["bind"]})).unwrap();
+        assert_eq!(by_host.destination, Path::new("/b"));
         assert!(matches!(&op.kind, Kind::Bind(p) if p == Path::new("/bundle/x")));
         assert_eq!(op.options.bind, Some(true));
         let op = planned(json!({"destination": "/b", "type": "bind", "source": "/x"})).unwrap();
@@ -284,7 +291,7 @@ mod tests {
         assert!(planned(json!({"destination": "/proc", "type": "proc"})).is_ok());
         assert!(planned(json!({"destination": "/proc/./cpuinfo", "source": "/x", "options": ["bind"]})).is_ok());
         assert!(planned(json!({"destination": "/process", "type": "tmpfs"})).is_ok());
-        for destination in ["/proc", "/x/../proc", "proc"] {
+        for destination in ["/proc", "/x/../proc", "proc", "/bundle/rootfs/proc"] {
             let text = refused(json!({"destination": destination, "type": "tmpfs"}));
             assert!(text.ends_with("\"/proc\" cannot be mounted because it is not of type proc"), "{text}");
         }

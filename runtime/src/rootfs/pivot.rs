@@ -43,10 +43,10 @@ fn initial_propagation(plan: &Plan) -> Option<u64> {
 
 /// Mounts the root file system on itself; a descriptor of that mount.
 ///
-/// In the host's own mount namespace that is done only if there are mounts to be made on it (they
-/// stay, as runc's do); else the folder itself does.
+/// In the host's own mount namespace that is done only if there are mounts to be made on it or it is to be
+/// read-only (they stay, as runc's do); else the folder itself does.
 pub(super) fn attach_root(plan: &Plan) -> Result<OwnedFd> {
-    if !plan.mount_namespace && plan.mounts.is_empty() {
+    if !plan.mount_namespace && plan.mounts.is_empty() && !plan.readonly {
         let flags = libc::O_PATH | libc::O_DIRECTORY;
         return sys::openat(sys::CWD, &paths::c(plan.rootfs.as_os_str())?, flags, 0).map_err(failed("open"));
     }
