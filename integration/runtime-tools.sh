@@ -32,6 +32,8 @@ fi
 
 results=${RESULTS:-$suites/results/runtime-tools/$(basename "$RUNTIME")}
 mkdir -p "$results"
+# What the programs of relative cgroup paths leave.
+trap 'find /sys/fs/cgroup/*/testdir -depth -type d -exec rmdir {} + 2>/dev/null || :' EXIT
 cd "$dir"
 [ $# -gt 0 ] || set -- $(ls programs)
 passed=0 failed=0 skipped=0 unexpected=0
