@@ -156,8 +156,14 @@ async fn recover_pod(shim: &Shim, pod: &Arc<Pod>) -> Result<()> {
 async fn connect(shim: &Shim, pod: &Arc<Pod>, needed: bool) -> Result<()> {
     let (monitor, events) = match Monitor::connect(&pod.run_dir).await {
         Ok((monitor, events)) => {
-            for one in what_there_is(&monitor).await? {
+            let (sandbox, seen) = what_there_is(&monitor).await?;
+            let known = seen.iter().map(|one| one.state.id.clone()).collect();
+            for one in seen {
                 reconnected(shim, one).await?;
+            }
+            if needed {
+                // A successor whose daemon ended before it had handed all over.
+                hand_over(shim, pod, &monitor, &sandbox, &known).await?;
             }
             (monitor, events)
         }
@@ -171,13 +177,13 @@ async fn connect(shim: &Shim, pod: &Arc<Pod>, needed: bool) -> Result<()> {
 }
 
 /// The monitor's containers, once none is being made any more: what is half made cannot be taken down.
-async fn what_there_is(monitor: &Monitor) -> Result<Vec<Seen>> {
+async fn what_there_is(monitor: &Monitor) -> Result<(SandboxMade, Vec<Seen>)> {
     let deadline = Instant::now() + MAKING;
     loop {
-        let (_, seen) = monitor.state().await?;
+        let (sandbox, seen) = monitor.state().await?;
         let making = seen.iter().any(|one| one.state.pid == 0 && one.state.exited.is_none());
         if !making || Instant::now() > deadline {
-            return Ok(seen);
+            return Ok((sandbox, seen));
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -188,11 +194,19 @@ async fn succeed(shim: &Shim, pod: &Arc<Pod>) -> Result<(Monitor, Events)> {
     tracing::warn!(pod = pod.id, "the monitor is gone: a new one takes over");
     SUCCESSORS.add(&[], 1);
     let (monitor, events) = Monitor::start(&shim.monitor_program()?, &pod.run_dir).await?;
-    if let Some(init) = pod.record().init {
+    hand_over(shim, pod, &monitor, &SandboxMade::default(), &HashSet::new()).await?;
+    Ok((monitor, events))
+}
+
+/// Has a monitor adopt what runs in the pod and what it does not know of yet.
+async fn hand_over(shim: &Shim, pod: &Arc<Pod>, monitor: &Monitor, sandbox: &SandboxMade, known: &HashSet<String>) -> Result<()> {
+    if let Some(init) = pod.record().init
+        && sandbox.init_pid == 0
+    {
         monitor.adopt_init(&SandboxMade { init_pid: init.pid as u32, init_start_time: init.start_time }).await?;
     }
     let runtime = shim.runtimes.get(&pod.record().handler)?;
-    for container in shim.containers_of(&pod.id) {
+    for container in shim.containers_of(&pod.id).into_iter().filter(|container| !known.contains(&container.id)) {
         let record = container.record();
         let (Some(process), None) = (record.process, container.exit()) else { continue };
         let request = containers::monitor_request(shim, &container, &runtime);
@@ -203,7 +217,7 @@ async fn succeed(shim: &Shim, pod: &Arc<Pod>) -> Result<(Monitor, Events)> {
         let adopted = monitor.adopt(&request, process.pid as u32, process.start_time, started, pidfd, pty).await?;
         container.hold(adopted.pidfd, adopted.pty);
     }
-    Ok((monitor, events))
+    Ok(())
 }
 
 /// What a monitor that lived on says of a container.
