@@ -1,12 +1,13 @@
 //! CRI servers side by side: pods from scratch and exec probes, taking turns on the same images and plugins; time from
 //! outside, CPU time as the kernel accounts it to the server with all that it starts. `integration/bench-cri.sh` starts the servers.
 //!
-//! cri-bench compare TIMES IMAGE NAME=SOCKET=HANDLER...   medians as a Markdown table
+//! cri-bench compare TIMES IMAGE NAME=SOCKET=HANDLER...   medians as a Markdown table; the first server is ours
 //! cri-bench many FROM TO IMAGE SOCKET                    makes pods of those numbers, of the host's network, with a container each
 //! cri-bench list SOCKET                                  how long lists take
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rrun_proto::v1;
@@ -30,9 +31,10 @@ async fn main() -> Result<()> {
     }
 }
 
-/// A server under test. Its cgroup and that of its pods are below `bench-NAME`, in every hierarchy.
+/// A server under test. Its cgroup and that of its pods are below `bench-FOLDER`, in every hierarchy; FOLDER is its socket's.
 struct Server {
     name: String,
+    cgroup: String,
     handler: String,
     client: RuntimeServiceClient<Channel>,
     seen: BTreeMap<&'static str, Vec<f64>>,
@@ -46,7 +48,9 @@ async fn compare(times: u32, image: &str, servers: &[&str]) -> Result<()> {
             return Err(format!("{server}: NAME=SOCKET=HANDLER").into());
         };
         let (name, handler, client) = (name.to_owned(), handler.to_owned(), connect(socket)?);
-        all.push(Server { name, handler, client, seen: BTreeMap::new() });
+        let folder = Path::new(socket).parent().and_then(Path::file_name).ok_or("SOCKET: no folder")?;
+        let cgroup = format!("bench-{}", folder.display());
+        all.push(Server { name, cgroup, handler, client, seen: BTreeMap::new() });
     }
     for round in 0..=times {
         let first = round as usize % all.len();
@@ -65,7 +69,7 @@ async fn compare(times: u32, image: &str, servers: &[&str]) -> Result<()> {
 impl Server {
     /// A pod's whole life.
     async fn live(&mut self, round: u32, image: &str) -> Result<()> {
-        let pod = pod_config(&format!("bench-{round}"), &format!("/bench-{}/pods", self.name), false);
+        let pod = pod_config(&format!("bench-{round}"), &format!("/{}/pods", self.cgroup), false);
         let mut client = self.client.clone();
         let (start, cpu) = (Instant::now(), self.cpu()?);
         let request = v1::RunPodSandboxRequest { config: Some(pod.clone()), runtime_handler: self.handler.clone() };
@@ -102,10 +106,10 @@ impl Server {
 
     /// CPU time of the server, all it started, and its pods, in milliseconds.
     fn cpu(&self) -> Result<f64> {
-        if let Ok(text) = std::fs::read_to_string(format!("/sys/fs/cgroup/cpuacct/bench-{}/cpuacct.usage", self.name)) {
+        if let Ok(text) = std::fs::read_to_string(format!("/sys/fs/cgroup/cpuacct/{}/cpuacct.usage", self.cgroup)) {
             return Ok(text.trim().parse::<f64>()? / 1e6);
         }
-        let text = std::fs::read_to_string(format!("/sys/fs/cgroup/bench-{}/cpu.stat", self.name))?;
+        let text = std::fs::read_to_string(format!("/sys/fs/cgroup/{}/cpu.stat", self.cgroup))?;
         let usage = text.lines().find_map(|line| line.strip_prefix("usage_usec ")).ok_or("cpu.stat without usage_usec")?;
         Ok(usage.parse::<f64>()? / 1e3)
     }
@@ -118,12 +122,14 @@ fn print(servers: &[Server]) {
         values[values.len() / 2]
     };
     let names: Vec<&str> = servers.iter().map(|server| server.name.as_str()).collect();
-    println!("| median | {} | ratio |", names.join(" | "));
-    println!("|---|{}--:|", "--:|".repeat(names.len()));
+    let peers: String = names[1..].iter().map(|name| format!(" to {name} |")).collect();
+    println!("| median | {} |{peers}", names.join(" | "));
+    println!("|---|{}", "--:|".repeat(2 * names.len() - 1));
     for what in servers[0].seen.keys() {
         let values: Vec<f64> = servers.iter().map(|server| median(&server.seen[what])).collect();
         let cells: Vec<String> = values.iter().map(|value| format!("{value:.1}")).collect();
-        println!("| {what} | {} | {:.2} |", cells.join(" | "), values[0] / values[1.min(values.len() - 1)]);
+        let ratios: String = values[1..].iter().map(|value| format!(" {:.2} |", values[0] / value)).collect();
+        println!("| {what} | {} |{ratios}", cells.join(" | "));
     }
 }
 
@@ -167,7 +173,7 @@ fn pod_config(name: &str, parent: &str, host: bool) -> v1::PodSandboxConfig {
     let context = v1::LinuxSandboxSecurityContext { namespace_options: Some(options), ..Default::default() };
     v1::PodSandboxConfig {
         metadata: Some(v1::PodSandboxMetadata { name: name.into(), uid: name.into(), namespace: "bench".into(), attempt: 0 }),
-        hostname: "bench".into(),
+        hostname: if host { String::new() } else { "bench".into() },
         linux: Some(v1::LinuxPodSandboxConfig { cgroup_parent: parent.into(), security_context: Some(context), ..Default::default() }),
         ..Default::default()
     }

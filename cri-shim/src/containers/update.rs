@@ -1,12 +1,13 @@
 //! UpdateContainerResources and ReopenContainerLog.
 
 use anyhow::Context;
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxResources, Spec};
 use rrun_proto::v1;
 
 use super::oci;
 use crate::error::{Error, Result};
 use crate::pods::blocking;
+use crate::runtime::Runtime;
 use crate::shim::Shim;
 
 /// Changes the limits of a created or running container: all of them or none.
@@ -22,8 +23,8 @@ pub async fn update(shim: &Shim, request: v1::UpdateContainerResourcesRequest) -
     let current = record.config.linux.as_ref().and_then(|linux| linux.resources.clone()).unwrap_or_default();
     let (resources, now) = oci::update_resources(&current, &wanted, &shim.host)?;
     if container.state() == v1::ContainerState::ContainerRunning {
-        let text = serde_json::to_vec(&resources).context("resources")?;
-        shim.runtimes.get(&pod.record().handler)?.update(&container.id, &text).await?;
+        change(&*shim.runtimes.get(&pod.record().handler)?, &container.id, &resources, oci::undo_resources(&current, &wanted, &shim.host)?)
+            .await?;
     }
     let path = container.run_dir.join("config.json");
     blocking(move || {
@@ -48,6 +49,16 @@ pub async fn update(shim: &Shim, request: v1::UpdateContainerResourcesRequest) -
     container.update("container resources", |record| record.config.linux.get_or_insert_default().resources = Some(now)).await?;
     crate::nri::post_update_container(shim, &pod, &container).await;
     Ok(())
+}
+
+/// Has the runtime change limits; where it fails half-way, what it had changed goes back to what `undo` says.
+async fn change(runtime: &Runtime, id: &str, resources: &LinuxResources, undo: LinuxResources) -> Result<()> {
+    let text = |resources: &LinuxResources| serde_json::to_vec(resources).context("resources");
+    let Err(error) = runtime.update(id, &text(resources)?).await else { return Ok(()) };
+    if let Err(second) = runtime.update(id, &text(&undo)?).await {
+        tracing::warn!(container = id, "limits are not what they were before an update that failed: {second:#}");
+    }
+    Err(error.into())
 }
 
 /// Goes on in a new log file.

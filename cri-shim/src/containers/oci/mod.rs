@@ -36,7 +36,7 @@ pub use cgroup::cgroups_path;
 pub use host::{CgroupDriver, Features, Host, features};
 pub use lsm::{load_default_profile, pod_labels};
 pub use process::{stop_signal, stop_signal_name};
-pub use resources::update_resources;
+pub use resources::{undo_resources, update_resources};
 pub use sysctls::sysctls;
 
 /// The version of the runtime specification that our documents need: id-mapped mounts came with it, and older runtimes

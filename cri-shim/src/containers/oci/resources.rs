@@ -78,6 +78,32 @@ pub fn update_resources(
     Ok((limits, merged))
 }
 
+/// The resources that take an `update` back: what the container had, and where it had nothing, what the kernel gives a new
+/// cgroup. A set of CPUs or a `unified` file that was not set before cannot be unset and stays.
+///
+/// # Errors
+/// None that [`update_resources`] with the same does not have.
+pub fn undo_resources(current: &v1::LinuxContainerResources, update: &v1::LinuxContainerResources, host: &Host) -> Result<LinuxResources> {
+    let mut old = current.clone();
+    let numbers = [
+        (&mut old.cpu_period, update.cpu_period, 100_000),
+        (&mut old.cpu_quota, update.cpu_quota, -1),
+        (&mut old.cpu_shares, update.cpu_shares, 1024),
+        (&mut old.memory_limit_in_bytes, update.memory_limit_in_bytes, -1),
+        (&mut old.memory_swap_limit_in_bytes, update.memory_swap_limit_in_bytes, -1),
+    ];
+    for (old, new, default) in numbers {
+        if new != 0 && *old == 0 {
+            *old = default;
+        }
+    }
+    // Swap was not named and followed the memory's limit: it does so again.
+    if current.memory_swap_limit_in_bytes == 0 && current.memory_limit_in_bytes != 0 {
+        old.memory_swap_limit_in_bytes = 0;
+    }
+    limits(&old, host)
+}
+
 /// CRI's limits as the runtime specification's. 0 and the empty string say nothing.
 fn limits(resources: &v1::LinuxContainerResources, host: &Host) -> Result<LinuxResources> {
     let mut made = LinuxResources::default();

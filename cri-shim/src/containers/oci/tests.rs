@@ -632,6 +632,11 @@ fn updates() {
         serde_json::to_value(limits).unwrap(),
         json!({"cpu": {"shares": 100, "quota": 20000, "cpus": "0"}, "memory": {"limit": 2 << 20, "swap": 2 << 20}})
     );
+    let undo = undo_resources(&current, &update, &host).unwrap();
+    assert_eq!(
+        serde_json::to_value(undo).unwrap(),
+        json!({"cpu": {"shares": 100, "quota": -1, "cpus": "0"}, "memory": {"limit": 1 << 20, "swap": 1 << 20}})
+    );
     let wrong = v1::LinuxContainerResources { cpu_quota: 20_000, cpu_period: 1, ..Default::default() };
     assert!(update_resources(&current, &wrong, &host).unwrap_err().to_string().contains("cpu_period"));
 }
