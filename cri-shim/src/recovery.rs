@@ -154,9 +154,13 @@ async fn recover_pod(shim: &Shim, pod: &Arc<Pod>) -> Result<()> {
 
 /// Reaches the pod's monitor; where it is gone and `needed`, a successor that takes its containers over.
 async fn connect(shim: &Shim, pod: &Arc<Pod>, needed: bool) -> Result<()> {
-    let (monitor, events) = match Monitor::connect(&pod.run_dir).await {
-        Ok((monitor, events)) => {
-            let (sandbox, seen) = what_there_is(&monitor).await?;
+    let reached = match Monitor::connect(&pod.run_dir).await {
+        // It may die while it is asked.
+        Ok((monitor, events)) => what_there_is(&monitor).await.map(|there| (monitor, events, there)),
+        Err(error) => Err(error),
+    };
+    let (monitor, events) = match reached {
+        Ok((monitor, events, (sandbox, seen))) => {
             let known = seen.iter().map(|one| one.state.id.clone()).collect();
             for one in seen {
                 reconnected(shim, one).await?;
@@ -177,7 +181,7 @@ async fn connect(shim: &Shim, pod: &Arc<Pod>, needed: bool) -> Result<()> {
 }
 
 /// The monitor's containers, once none is being made any more: what is half made cannot be taken down.
-async fn what_there_is(monitor: &Monitor) -> Result<(SandboxMade, Vec<Seen>)> {
+async fn what_there_is(monitor: &Monitor) -> monitor::Result<(SandboxMade, Vec<Seen>)> {
     let deadline = Instant::now() + MAKING;
     loop {
         let (sandbox, seen) = monitor.state().await?;

@@ -107,11 +107,10 @@ async fn at_no_step_does_its_death_kill_the_container() {
         assert!(is_alive(created.pid), "step {step}");
         assert!(process.as_ref().is_none_or(|p| is_alive(p.pid)));
         pod.adopt(&create, &created).await;
-        let lines = log_of(&create).len();
-        assert!(
-            tests::host::wait_until(20, || std::fs::read_to_string(&create.log_path).unwrap().lines().count() > lines + 100),
-            "step {step}"
-        );
+        // Read while it is written: the last line may be half there.
+        let lines = || std::fs::read_to_string(&create.log_path).unwrap().lines().count();
+        let before = lines();
+        assert!(tests::host::wait_until(20, || lines() > before + 100), "step {step}");
         kill(created.pid, 9);
         assert_eq!(pod.exited(&create.id).await.code, 137);
         pod.monitor.remove(&create.id).await.unwrap();
