@@ -20,7 +20,7 @@ if [ -z "${RRUN_INTEGRATION:-}" ] && [ "$(id -u)" = 0 ]; then
             echo "0 passed, 0 failed, 1 skipped"
             exit 0
         fi
-        export "CLIENT_$name=$path"
+        export "CLIENT_${name//-/_}=$path"
     done
 fi
 export OWN_CGROUPS SERVER
@@ -136,7 +136,6 @@ bin_dirs = ["$CLIENT_cni"]
 [images]
 registry_config_dirs = ["$work/certs"]
 [nri]
-enable = true
 socket = "$work/nri.sock"
 plugin_dir = "$work/nri"
 plugin_config_dir = "$work/nri-config"

@@ -20,7 +20,7 @@ start_server
 critest() {
     local name=$1 status
     shift
-    "$CLIENT_critest" -config "$work/crictl.yaml" -runtime-endpoint "$endpoint" -ginkgo.no-color \
+    "$CLIENT_critest" -config "$work/crictl.yaml" -runtime-endpoint "$endpoint" -nri-socket "$work/nri.sock" -ginkgo.no-color \
         -ginkgo.json-report "$work/$name.json" "$@" >"$work/$name.log" 2>&1 </dev/null
     status=$?
     if [ ! -s "$work/$name.json" ]; then fail "critest, $name" "$work/$name.log"; return; fi

@@ -143,8 +143,8 @@ pub struct Streaming {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Nri {
-    /// Whether plugins are served.
-    pub enable: bool,
+    /// No plugins.
+    pub disable: bool,
     /// The socket that plugins connect to.
     pub socket: PathBuf,
     /// Plugins that are started with the daemon.
@@ -293,7 +293,7 @@ impl Default for Streaming {
 impl Default for Nri {
     fn default() -> Self {
         Nri {
-            enable: false,
+            disable: false,
             socket: "/var/run/nri/nri.sock".into(),
             plugin_dir: "/opt/nri/plugins".into(),
             plugin_config_dir: "/etc/nri/conf.d".into(),

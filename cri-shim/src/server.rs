@@ -37,6 +37,7 @@ pub async fn serve(config: Config) -> Result<()> {
     let _lock = lock(&config)?;
     let shim = prepare(config).await?;
     recovery::recover(&shim).await?;
+    crate::nri::start(&shim).await;
     let listener = listen(&shim.config).await?;
     let (urls, streams) = crate::streaming::bind(&shim.config.streaming).await?;
     shim.set_urls(urls);
@@ -73,6 +74,7 @@ pub async fn serve(config: Config) -> Result<()> {
     // Streams of events never end by themselves.
     let _ = tokio::time::timeout(PATIENCE, server).await;
     streaming.abort();
+    shim.nri.stop().await;
     fs::remove_file(&shim.config.socket).context("remove the socket")
 }
 
@@ -128,6 +130,16 @@ fn lock(config: &Config) -> Result<fs::File> {
 
 async fn listen(config: &Config) -> Result<UnixListener> {
     let path = &config.socket;
+    let listener = bind(path).await?;
+    if !config.socket_group.is_empty() {
+        chown(path, None, Some(group(&config.socket_group)?)).with_context(|| format!("chown {}", path.display()))?;
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(0o660)).with_context(|| format!("chmod {}", path.display()))?;
+    Ok(listener)
+}
+
+/// A socket for root alone, in the place of one that nobody listens on any more.
+pub(crate) async fn bind(path: &Path) -> Result<UnixListener> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
     }
@@ -143,12 +155,7 @@ async fn listen(config: &Config) -> Result<UnixListener> {
     let mask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
     let listener = UnixListener::bind(path);
     rustix::process::umask(mask);
-    let listener = listener.with_context(|| format!("listen on {}", path.display()))?;
-    if !config.socket_group.is_empty() {
-        chown(path, None, Some(group(&config.socket_group)?)).with_context(|| format!("chown {}", path.display()))?;
-    }
-    fs::set_permissions(path, fs::Permissions::from_mode(0o660)).with_context(|| format!("chmod {}", path.display()))?;
-    Ok(listener)
+    listener.with_context(|| format!("listen on {}", path.display()))
 }
 
 /// A group by number or by its name in /etc/group.

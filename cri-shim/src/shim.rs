@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::events::Events;
 use crate::images::{Images, Puller};
 use crate::jobs::Jobs;
+use crate::nri::Nri;
 use crate::pods::Pod;
 use crate::runtime::Runtimes;
 use crate::stats::Stats;
@@ -47,6 +48,8 @@ pub struct Inner {
     pub events: Events,
     /// What pods and containers use.
     pub stats: Stats,
+    /// NRI plugins.
+    pub nri: Nri,
     urls: OnceLock<Urls>,
     objects: Mutex<Objects>,
 }
@@ -71,7 +74,22 @@ impl Shim {
         let (jobs, events, objects) = (Jobs::default(), Events::default(), Mutex::default());
         let (urls, pins, stats) = (OnceLock::new(), Pins::new(&config), Stats::new(&config.root));
         let puller = Puller::new(images.clone(), &config.images);
-        Shim(Arc::new(Inner { urls, pins, stats, config, host, boot_id, runtimes, network, images, puller, jobs, events, objects }))
+        Shim(Arc::new(Inner {
+            nri: Nri::default(),
+            urls,
+            pins,
+            stats,
+            config,
+            host,
+            boot_id,
+            runtimes,
+            network,
+            images,
+            puller,
+            jobs,
+            events,
+            objects,
+        }))
     }
 }
 

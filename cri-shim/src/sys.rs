@@ -39,3 +39,17 @@ pub(crate) fn signal(number: i32) -> Option<rustix::process::Signal> {
     // SAFETY: the number is a signal's, and none that the C library keeps for itself.
     Signal::from_named_raw(number).or_else(|| real_time.then(|| unsafe { Signal::from_raw_unchecked(number) }))
 }
+
+/// Lets the program that `command` starts find `fd` as its descriptor 3.
+pub(crate) fn pass_as_3(command: &mut tokio::process::Command, fd: std::os::fd::OwnedFd) -> Result<(), Errno> {
+    // Not 3 itself: dup2(2) of a descriptor to itself would leave it close-on-exec.
+    let fd = rustix::io::fcntl_dupfd_cloexec(fd, 10)?;
+    // SAFETY: the closure runs between fork and exec and does nothing but a system call.
+    unsafe {
+        command.pre_exec(move || match libc::dup2(fd.as_raw_fd(), 3) {
+            -1 => Err(std::io::Error::last_os_error()),
+            _ => Ok(()),
+        });
+    }
+    Ok(())
+}

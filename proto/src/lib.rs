@@ -28,3 +28,15 @@ pub mod rrun {
         }
     }
 }
+
+/// The Node Resource Interface, v1alpha1 (`nri/v1alpha1/api.proto`).
+pub mod nri {
+    #![allow(missing_docs, unreachable_pub, clippy::all)]
+    include!("gen/nri.pkg.api.v1alpha1.rs");
+}
+
+/// The envelopes of ttrpc (`ttrpc/v1/ttrpc.proto`).
+pub mod ttrpc {
+    #![allow(missing_docs, unreachable_pub, clippy::all)]
+    include!("gen/ttrpc.v1.rs");
+}

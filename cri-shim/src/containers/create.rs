@@ -82,6 +82,7 @@ async fn create_one(shim: &Shim, pod: &Arc<Pod>, config: v1::ContainerConfig) ->
         Err(error) => {
             if let Err(second) = super::remove::remove_one(shim, &container).await {
                 tracing::warn!(container = container.id, "after a failed create: {second}");
+                container.update("container kept", |record| record.acknowledged = true).await?;
             }
             Err(error)
         }
@@ -118,17 +119,17 @@ fn log_path(pod: &v1::PodSandboxConfig, config: &v1::ContainerConfig) -> PathBuf
 /// Mounts the root file system, asks NRI, writes the bundle.
 async fn prepare(shim: &Shim, pod: &Arc<Pod>, container: &Arc<Container>, image: &Arc<Image>) -> Result<()> {
     let (shim_, pod_, container_, image_) = (shim.clone(), pod.clone(), container.clone(), image.clone());
-    let (mut spec, user) = blocking(move || make_spec(&shim_, &pod_, &container_, &image_)).await?;
+    let (spec, user) = blocking(move || make_spec(&shim_, &pod_, &container_, &image_)).await?;
     step::reached("container root file system");
-    crate::nri::create_container(shim, pod, container, &mut spec).await?;
+    let (config, seen) = crate::nri::create_container(shim, pod, container, &spec).await?;
     let path = container.run_dir.join("config.json");
     blocking(move || {
-        let text = serde_json::to_vec(&spec).context("config.json")?;
+        let text = serde_json::to_vec(&config).context("config.json")?;
         Ok(std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?)
     })
     .await?;
     container.update("container prepared", |record| (record.user, record.acknowledged) = (user, true)).await?;
-    crate::nri::post_create_container(shim, pod, container).await;
+    crate::nri::post_create_container(shim, container, &seen).await;
     Ok(())
 }
 

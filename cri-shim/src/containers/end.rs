@@ -25,7 +25,6 @@ pub async fn exited(shim: &Shim, container: &Arc<Container>, exit: Exit) {
     super::publish(shim, container, v1::ContainerEventType::ContainerStoppedEvent);
     let (shim, container) = (shim.clone(), container.clone());
     tokio::spawn(async move {
-        crate::nri::stop_container(&shim, &container).await;
         if let Err(error) = clean_up(&shim, &container).await {
             tracing::warn!(container = container.id, "clean up: {}; it is tried again at removal", error.message());
         }
@@ -48,6 +47,9 @@ pub fn knows(shim: &Shim, runtime: &str, id: &str) -> bool {
 }
 
 async fn clean_up_one(shim: &Shim, container: &Arc<Container>) -> Result<()> {
+    if container.exit().is_some() {
+        crate::nri::stop_container(shim, container).await;
+    }
     let record = container.record();
     let pod = shim.pod(&container.pod)?;
     let runtime = shim.runtimes.get(&pod.record().handler)?;

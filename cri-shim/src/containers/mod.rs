@@ -33,7 +33,7 @@ pub use start::{monitor_request, start};
 pub use status::{list, publish, status};
 pub use stop::{stop, stop_all};
 pub use stream::{Streamer, attach_url, exec_url, port_forward_url};
-pub use update::{reopen_log, update};
+pub use update::{reopen_log, set_resources, update};
 
 /// A container.
 pub struct Container {

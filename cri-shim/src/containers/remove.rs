@@ -26,7 +26,7 @@ pub async fn remove(shim: &Shim, id: &str) -> Result<(), Status> {
 pub(crate) async fn remove_one(shim: &Shim, container: &Arc<Container>) -> Result<()> {
     stop::stop_one(shim, container, 0).await?;
     super::clean_up(shim, container).await.map_err(|status| anyhow::anyhow!("{}", status.message()))?;
-    crate::nri::remove_container(shim, container).await;
+    let _gone = crate::nri::remove_container(shim, container).await;
     let (run_dir, dir) = (container.run_dir.clone(), container.dir.clone());
     blocking(move || {
         remove_folder(&run_dir)?;

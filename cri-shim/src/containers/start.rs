@@ -39,11 +39,11 @@ async fn start_one(shim: &Shim, container: &Arc<Container>) -> Result<()> {
         )));
     }
     let runtime = shim.runtimes.get(&pod.record().handler)?;
-    crate::nri::start_container(shim, &pod, container).await?;
+    crate::nri::start_container(shim, container).await?;
     let starting = container.starting.lock().await;
     match run(shim, &pod, container, &runtime).await {
         Ok(()) => {
-            crate::nri::post_start_container(shim, &pod, container).await;
+            crate::nri::post_start_container(shim, container).await;
             super::publish(shim, container, v1::ContainerEventType::ContainerStartedEvent);
             Ok(())
         }

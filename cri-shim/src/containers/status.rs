@@ -6,20 +6,24 @@ use rrun_proto::v1;
 use serde_json::{Value, json};
 
 use super::{Container, oci};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::shim::{Shim, labels_match, now};
 
 /// ContainerStatus.
 pub async fn status(shim: &Shim, request: &v1::ContainerStatusRequest) -> Result<v1::ContainerStatusResponse> {
     let container = shim.container(&request.container_id)?;
+    if !container.record().acknowledged {
+        return Err(Error::NotFound(format!("container {} is still being made", container.id)));
+    }
     let info = if request.verbose { info(shim, &container).await } else { BTreeMap::new() };
     Ok(v1::ContainerStatusResponse { status: Some(container.to_status(shim)), info })
 }
 
-/// ListContainers.
+/// ListContainers: what is still being made is not there.
 pub fn list(shim: &Shim, filter: Option<&v1::ContainerFilter>) -> Vec<v1::Container> {
     let all = shim.containers();
-    all.iter().filter(|container| filter.is_none_or(|filter| matches(filter, container))).map(|c| message(c)).collect()
+    let made = all.iter().filter(|container| container.record().acknowledged);
+    made.filter(|container| filter.is_none_or(|filter| matches(filter, container))).map(|c| message(c)).collect()
 }
 
 fn matches(filter: &v1::ContainerFilter, container: &Container) -> bool {
@@ -81,12 +85,12 @@ impl Container {
     }
 }
 
-/// Mounts as they were asked for; those of images with the digest that was mounted.
+/// Mounts as they were asked for; those of images with what PullImage answers for what was mounted (KEP-5365).
 fn mounts(shim: &Shim, config: &v1::ContainerConfig) -> Vec<v1::Mount> {
     let mut mounts = config.mounts.clone();
     for image in mounts.iter_mut().filter_map(|mount| mount.image.as_mut()) {
         if let Some(known) = shim.images.lookup(&image.image) {
-            image.image_ref = known.repo_digests.first().unwrap_or(&known.id).clone();
+            image.image_ref.clone_from(&known.id);
         }
     }
     mounts

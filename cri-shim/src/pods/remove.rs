@@ -30,7 +30,7 @@ pub(crate) async fn remove_one(shim: &Shim, pod: &Arc<Pod>) -> Result<()> {
     for container in shim.containers_of(&pod.id) {
         containers::remove(shim, &container.id).await.map_err(|status| anyhow::anyhow!("{}", status.message()))?;
     }
-    crate::nri::remove_pod_sandbox(shim, pod).await;
+    let _gone = crate::nri::remove_pod_sandbox(shim, pod).await;
     let (run_dir, dir, record) = (pod.run_dir.clone(), pod.dir.clone(), pod.record());
     blocking(move || {
         if let Some(from) = &record.made_cgroup {

@@ -74,6 +74,7 @@ async fn run_one(shim: &Shim, config: v1::PodSandboxConfig, handler: String) -> 
             // What cannot be taken down now stays as a sandbox that is not ready, for kubelet to stop and remove.
             if let Err(second) = super::remove::remove_one(shim, &pod).await {
                 tracing::warn!(pod = pod.id, "after a failed start: {second}");
+                pod.update("pod kept", |record| record.acknowledged = true).await?;
             }
             Err(error)
         }
@@ -113,7 +114,7 @@ async fn make(shim: &Shim, pod: &Arc<Pod>) -> Result<()> {
         let result = network::add(shim, pod).await?;
         pod.update("pod network", |record| (record.ips, record.cni_result) = result).await?;
     }
-    crate::nri::run_pod_sandbox(shim, pod).await?;
+    let _seen = crate::nri::run_pod_sandbox(shim, pod).await?;
     crate::recovery::watch(shim, pod, events);
     pod.update("pod ready", |record| (record.ready, record.acknowledged) = (true, true)).await
 }

@@ -21,9 +21,10 @@ pub fn status(shim: &Shim, request: &v1::PodSandboxStatusRequest) -> Result<v1::
     })
 }
 
-/// ListPodSandbox.
+/// ListPodSandbox: what is still being made is not there.
 pub fn list(shim: &Shim, filter: Option<&v1::PodSandboxFilter>) -> Vec<v1::PodSandbox> {
-    shim.pods().iter().map(|pod| message(pod)).filter(|pod| filter.is_none_or(|filter| matches(filter, pod))).collect()
+    let made = shim.pods().into_iter().filter(|pod| pod.record().acknowledged);
+    made.map(|pod| message(&pod)).filter(|pod| filter.is_none_or(|filter| matches(filter, pod))).collect()
 }
 
 fn matches(filter: &v1::PodSandboxFilter, pod: &v1::PodSandbox) -> bool {

@@ -30,9 +30,11 @@ pub async fn tear_down(shim: &Shim, pod: &Arc<Pod>) -> Result<()> {
     let was_ready = pod.record().ready;
     if was_ready {
         pod.close().await?;
-        crate::nri::stop_pod_sandbox(shim, pod).await;
     }
     containers::stop_all(shim, &pod.id).await?;
+    if was_ready {
+        crate::nri::stop_pod_sandbox(shim, pod).await;
+    }
     step::reached("pod containers stopped");
     let record = pod.record();
     if record.network {

@@ -9,10 +9,13 @@ use crate::shim::Shim;
 pub async fn update_resources(shim: &Shim, request: v1::UpdatePodSandboxResourcesRequest) -> Result<()> {
     let pod = shim.pod(&request.pod_sandbox_id)?;
     let _open = pod.open("UpdatePodSandboxResources").await?;
+    crate::nri::update_pod_sandbox(shim, &pod, request.overhead.as_ref(), request.resources.as_ref()).await?;
     pod.update("pod resources", |record| {
         let linux = record.config.linux.get_or_insert_default();
         linux.overhead = request.overhead.or(linux.overhead.take());
         linux.resources = request.resources.or(linux.resources.take());
     })
-    .await
+    .await?;
+    crate::nri::post_update_pod_sandbox(shim, &pod).await;
+    Ok(())
 }

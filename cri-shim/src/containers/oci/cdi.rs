@@ -119,6 +119,52 @@ pub(super) fn of_container(input: &Input<'_>) -> Result<Edits> {
     edits(&input.settings.cdi_dirs, &names).map_err(|error| invalid(format!("CDI_devices: {error:#}")))
 }
 
+/// Adds devices to a configuration that is made already.
+///
+/// # Errors
+/// No such device, or a broken file that may have it.
+pub fn inject(folders: &[PathBuf], names: &[&str], config: &mut Value) -> anyhow::Result<()> {
+    let edits = edits(folders, names).context("CDI_devices")?;
+    let mut extend = |path: &[&str], added: Vec<Value>| {
+        if added.is_empty() {
+            return;
+        }
+        let mut at = &mut *config;
+        for name in path {
+            at = &mut at[*name];
+        }
+        match at {
+            Value::Array(list) => list.extend(added),
+            other => *other = Value::Array(added),
+        }
+    };
+    let values = |list: &dyn Fn() -> serde_json::Result<Value>| match list()? {
+        Value::Array(list) => Ok::<_, serde_json::Error>(list),
+        _ => Ok(Vec::new()),
+    };
+    extend(&["process", "env"], edits.env.iter().map(|text| Value::from(text.as_str())).collect());
+    extend(&["process", "user", "additionalGids"], edits.additional_gids.iter().map(|id| Value::from(*id)).collect());
+    let mounts = edits.mounts()?;
+    extend(&["mounts"], values(&|| serde_json::to_value(&mounts))?);
+    let (mut nodes, mut rules) = (Vec::new(), Vec::new());
+    for device in &edits.devices {
+        let node = serde_json::to_value(&device.node)?;
+        let (kind, major, minor) = (node["type"].clone(), node["major"].clone(), node["minor"].clone());
+        rules.push(serde_json::json!({"allow": true, "type": kind, "major": major, "minor": minor, "access": device.access}));
+        nodes.push(node);
+    }
+    extend(&["linux", "devices"], nodes);
+    extend(&["linux", "resources", "devices"], rules);
+    if let Some(hooks) = edits.hooks()
+        && let Value::Object(hooks) = serde_json::to_value(hooks)?
+    {
+        for (name, list) in hooks {
+            extend(&["hooks", &name], values(&|| Ok(list.clone()))?);
+        }
+    }
+    Ok(())
+}
+
 /// Finds the devices. The last folder that has one counts.
 fn edits(folders: &[PathBuf], names: &[&str]) -> anyhow::Result<Edits> {
     let (files, broken) = read(folders)?;
