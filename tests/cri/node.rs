@@ -176,6 +176,10 @@ bin_dirs = ["{dir}/bin", "/opt/cni/bin", "/usr/lib/cni"]
 cache_dir = "{dir}/cni"
 netns_dir = "{dir}/netns"
 timeout_seconds = 5
+[nri]
+socket = "{dir}/nri.sock"
+plugin_dir = "{dir}/nri"
+plugin_config_dir = "{dir}/nri-config"
 "#,
             monitor = program("RRUN_MONITOR", "rrun-monitor").display(),
             rrun = program("RRUN", "rrun").display(),

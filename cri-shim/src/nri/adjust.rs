@@ -387,3 +387,69 @@ pub(super) fn array<'a>(map: &'a mut Map<String, Value>, name: &str) -> &'a mut 
         _ => unreachable!("it was made a list above"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rrun_proto::nri::{
+        KeyValue, LinuxCpu, LinuxIoPriority, LinuxMemory, LinuxNamespace, LinuxPids, OptionalInt64, OptionalString, OptionalUInt64,
+        PosixRlimit,
+    };
+
+    #[test]
+    fn a_configuration_is_changed() {
+        let mut config = json!({
+            "process": {"env": ["A=1", "B=2"], "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 1, "soft": 1}]},
+            "mounts": [{"destination": "/proc"}, {"destination": "/x/y"}],
+            "annotations": {"gone": "1"},
+            "linux": {"namespaces": [{"type": "pid"}, {"type": "network", "path": "/n"}], "resources": {"memory": {"limit": 1, "swap": 1}}}
+        });
+        let mount = Mount { destination: "/x".into(), source: "/s".into(), r#type: "bind".into(), options: vec!["rslave".into()] };
+        let wanted = ContainerAdjustment {
+            annotations: [("-gone".into(), String::new()), ("new".into(), "2".into())].into(),
+            env: vec![KeyValue { key: "-B".into(), ..KeyValue::default() }, KeyValue { key: "A".into(), value: "x".into() }],
+            mounts: vec![mount],
+            rlimits: vec![PosixRlimit { r#type: "RLIMIT_NOFILE".into(), hard: 5, soft: 4 }],
+            linux: Some(LinuxContainerAdjustment {
+                namespaces: vec![LinuxNamespace { r#type: "-network".into(), ..LinuxNamespace::default() }],
+                io_priority: Some(LinuxIoPriority { class: IoPrioClass::IoprioClassBe.into(), priority: 7 }),
+                resources: Some(LinuxResources {
+                    memory: Some(LinuxMemory { limit: Some(OptionalInt64 { value: 9 }), ..LinuxMemory::default() }),
+                    cpu: Some(LinuxCpu { shares: Some(OptionalUInt64 { value: 8 }), cpus: "0".into(), ..LinuxCpu::default() }),
+                    pids: Some(LinuxPids { limit: 6 }),
+                    ..LinuxResources::default()
+                }),
+                ..LinuxContainerAdjustment::default()
+            }),
+            ..ContainerAdjustment::default()
+        };
+        adjust(&mut config, &wanted, &[]).unwrap();
+        let wanted = json!({
+            "process": {
+                "env": ["A=x"],
+                "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 5, "soft": 4}],
+                "ioPriority": {"class": "IOPRIO_CLASS_BE", "priority": 7}
+            },
+            "mounts": [
+                {"destination": "/proc"},
+                {"destination": "/x", "type": "bind", "source": "/s", "options": ["rslave"]},
+                {"destination": "/x/y"}
+            ],
+            "annotations": {"new": "2"},
+            "linux": {
+                "rootfsPropagation": "rslave",
+                "namespaces": [{"type": "pid"}],
+                "resources": {"memory": {"limit": 9, "swap": 9}, "cpu": {"shares": 8, "cpus": "0"}, "pids": {"limit": 6}}
+            }
+        });
+        assert_eq!(config, wanted);
+    }
+
+    #[test]
+    fn classes_of_block_devices_are_refused() {
+        let class =
+            |value: &str| LinuxResources { blockio_class: Some(OptionalString { value: value.into() }), ..LinuxResources::default() };
+        assert!(resources(&mut Map::new(), &class("fast")).unwrap_err().to_string().contains("blockio_class \"fast\""));
+        assert!(resources(&mut Map::new(), &class("")).is_ok());
+    }
+}

@@ -283,3 +283,62 @@ fn merge_resources(owners: &mut Owners, claims: (&str, &str), wanted: &LinuxReso
     take!(owners, claims, wanted, to, blockio_class = BlockioClass, rdt_class = RdtClass, pids = PidsLimit);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rrun_proto::nri::{KeyValue, Mount, OptionalInt64};
+
+    fn variable(key: &str, value: &str) -> KeyValue {
+        KeyValue { key: key.into(), value: value.into() }
+    }
+
+    fn memory(limit: i64) -> LinuxResources {
+        let limit = Some(OptionalInt64 { value: limit });
+        LinuxResources { memory: Some(LinuxMemory { limit, ..LinuxMemory::default() }), ..LinuxResources::default() }
+    }
+
+    fn update(id: &str, limit: i64) -> ContainerUpdate {
+        let linux = Some(LinuxContainerUpdate { resources: Some(memory(limit)) });
+        ContainerUpdate { container_id: id.into(), linux, ignore_failure: false }
+    }
+
+    #[test]
+    fn the_next_plugin_sees_what_the_one_before_did() {
+        let mut all = Collected::new(Container { id: "c".into(), env: vec!["A=1".into(), "B=2".into()], ..Container::default() });
+        let env = vec![variable("A", "3"), variable("-B", "")];
+        let mount = Mount { destination: "/x".into(), ..Mount::default() };
+        all.adjust(ContainerAdjustment { env, mounts: vec![mount.clone()], ..ContainerAdjustment::default() }, "10-a").unwrap();
+        assert_eq!((all.container.env.clone(), all.container.mounts.clone()), (vec!["A=3".to_owned()], vec![mount]));
+        let error =
+            all.adjust(ContainerAdjustment { env: vec![variable("A", "4")], ..ContainerAdjustment::default() }, "20-b").unwrap_err();
+        assert!(error.contains("10-a and 20-b"), "{error}");
+        let env = vec![variable("-A", ""), variable("A", "4")];
+        all.adjust(ContainerAdjustment { env, ..ContainerAdjustment::default() }, "30-c").unwrap();
+        let wanted: Vec<_> = all.adjust.env.iter().map(|one| (one.key.as_str(), one.value.as_str())).collect();
+        assert_eq!(wanted, [("-B", ""), ("A", "4")]);
+    }
+
+    #[test]
+    fn limits_have_one_owner_each() {
+        let mut all = Collected::new(Container { id: "c".into(), ..Container::default() });
+        let limited = |limit| {
+            let linux = LinuxContainerAdjustment { resources: Some(memory(limit)), ..LinuxContainerAdjustment::default() };
+            ContainerAdjustment { linux: Some(linux), ..ContainerAdjustment::default() }
+        };
+        all.adjust(limited(1), "10-a").unwrap();
+        assert!(all.adjust(limited(1), "20-b").unwrap_err().contains("MemLimit"));
+        assert_eq!(all.container.linux.unwrap().resources, all.adjust.linux.unwrap().resources);
+    }
+
+    #[test]
+    fn updates_of_other_containers() {
+        let mut all = Collected::new(Container { id: "c".into(), ..Container::default() });
+        assert!(all.update(vec![update("c", 1)], "10-a").unwrap_err().contains("being made"));
+        all.update(vec![update("d", 1), update("e", 1)], "10-a").unwrap();
+        assert!(all.update(vec![update("d", 2)], "20-b").is_err());
+        all.update(vec![ContainerUpdate { ignore_failure: true, ..update("d", 2) }], "20-b").unwrap();
+        let limits: Vec<_> = all.updates.iter().map(|one| (one.container_id.as_str(), one.ignore_failure, one.linux.clone())).collect();
+        assert_eq!(limits, [("d", false, update("d", 1).linux), ("e", false, update("e", 1).linux)]);
+    }
+}
