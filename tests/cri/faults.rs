@@ -188,12 +188,13 @@ fn a_dead_monitor_has_a_successor() {
 fn monitor_and_daemon_die_together() {
     let node = node_or_skip!(Node::new(Network::Cheap));
     let pod = node.pod();
-    let (talks, ends) = (pod.start(&script(TALKS)), pod.start(&script("sleep 0.7; exit 6")));
+    let (talks, ends) = (pod.start(&script(TALKS)), pod.start(&script("sleep 3; exit 6")));
     let recorded = pod.start(&script("exit 8"));
     recorded.ended();
     node.kill_daemon(SIGKILL);
     kill(monitor(&node, &pod.id), SIGKILL).unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(1200));
+    let lives = || node.processes().iter().any(|(_, command)| command.contains("sleep 3; exit 6"));
+    assert!(wait_until(20, || !lives()));
     node.start_daemon(&[]);
     assert_eq!(recorded.status().exit_code, 8, "there is a record");
     let status = ends.ended();
