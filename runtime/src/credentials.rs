@@ -112,7 +112,9 @@ impl Credentials {
         let held = sys::capget().context("capget")?.permitted;
         let missing = (self.caps.sets.permitted | self.caps.bounding) & !held;
         drop_bounding(self.caps.bounding)?;
-        sys::prctl(libc::PR_SET_KEEPCAPS, 1, 0).context("prctl(PR_SET_KEEPCAPS)")?;
+        if self.uid != 0 {
+            sys::prctl(libc::PR_SET_KEEPCAPS, 1, 0).context("prctl(PR_SET_KEEPCAPS)")?;
+        }
         if !self.keep_groups {
             self.set_groups(held)?;
         }

@@ -64,7 +64,8 @@ impl Supervisor {
 
     /// Until the child `pid` ends: its exit code, 128 and the signal's number if it was killed.
     pub fn run(mut self, pid: i32) -> Result<i32> {
-        let mut status = reap(pid)?;
+        // One that has ended already has left its signal.
+        let mut status = None;
         while status.is_none() {
             let [signalled, notified, ready @ ..] = self.wait()?;
             if notified

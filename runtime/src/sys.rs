@@ -12,7 +12,7 @@ mod entry;
 use nix::errno::Errno;
 use std::ffi::{CStr, CString, c_char, c_int, c_long, c_uint, c_void};
 use std::mem::size_of;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::ptr::{null, null_mut};
 
 /// The result of a system call.
@@ -177,6 +177,43 @@ pub fn close_range(first: u32, last: u32, cloexec: bool) -> Result<()> {
     Ok(())
 }
 
+/// Closes descriptors, neighbours in one call.
+pub fn close_all(descriptors: Vec<OwnedFd>) {
+    let mut left: Vec<RawFd> = descriptors.into_iter().map(IntoRawFd::into_raw_fd).collect();
+    left.sort_unstable();
+    for run in left.chunk_by(|a, b| a + 1 == *b) {
+        // Of a run that is not empty; nobody else owns any of it.
+        let (first, last) = (run[0], run[run.len() - 1]);
+        if first == last || close_range(first as u32, last as u32, false).is_err() {
+            for &fd in run {
+                // SAFETY: taken from its owner above, and still open.
+                drop(unsafe { OwnedFd::from_raw_fd(fd) });
+            }
+        }
+    }
+}
+
+/// Descriptors that are done with. Closed together, which takes a fraction of the calls.
+#[derive(Debug, Default)]
+pub struct Spent(Vec<OwnedFd>);
+
+impl Spent {
+    /// Adds one. Not many wait at a time: there is a limit on open ones.
+    pub fn add(&mut self, fd: OwnedFd) {
+        const MOST: usize = 64;
+        self.0.push(fd);
+        if self.0.len() == MOST {
+            close_all(std::mem::take(&mut self.0));
+        }
+    }
+}
+
+impl Drop for Spent {
+    fn drop(&mut self) {
+        close_all(std::mem::take(&mut self.0));
+    }
+}
+
 /// `fcntl(F_SETFD)`: whether `fd` survives `execve`.
 pub fn set_cloexec(fd: RawFd, cloexec: bool) -> Result<()> {
     let flag = if cloexec { libc::FD_CLOEXEC } else { 0 };
@@ -250,6 +287,12 @@ pub fn executed_by_descriptor() -> bool {
 pub fn exit_now(status: i32) -> ! {
     // SAFETY: _exit has no preconditions.
     unsafe { libc::_exit(status) }
+}
+
+/// The effective user id that the program was started with, which the kernel has left in its memory.
+pub fn started_as() -> u32 {
+    // SAFETY: reads a table of the process's own.
+    unsafe { libc::getauxval(libc::AT_EUID) as u32 }
 }
 
 /// `prctl(2)` with plain integer arguments.
@@ -608,6 +651,15 @@ pub fn move_mount(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
     check(unsafe {
         libc::syscall(libc::SYS_move_mount, from.as_raw_fd(), c"".as_ptr(), to.as_raw_fd(), c"".as_ptr(), F_EMPTY_PATH | T_EMPTY_PATH)
     })?;
+    Ok(())
+}
+
+/// `move_mount(2)`: attaches the detached mount `from` on what `name` in the folder `dir` is; a link at its
+/// end is not followed.
+pub fn move_mount_at(from: BorrowedFd<'_>, dir: BorrowedFd<'_>, name: &CStr) -> Result<()> {
+    const F_EMPTY_PATH: c_uint = 4;
+    // SAFETY: both paths are strings that end.
+    check(unsafe { libc::syscall(libc::SYS_move_mount, from.as_raw_fd(), c"".as_ptr(), dir.as_raw_fd(), name.as_ptr(), F_EMPTY_PATH) })?;
     Ok(())
 }
 

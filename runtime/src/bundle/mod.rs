@@ -36,7 +36,7 @@ impl Bundle {
     pub fn load(dir: &Path, config: Option<&Path>) -> Result<Bundle> {
         let dir = std::path::absolute(dir).with_context(|| format!("bundle {}", dir.display()))?;
         let path = config.map_or_else(|| dir.join("config.json"), |c| dir.join(c));
-        let json = std::fs::read(&path).with_context(|| {
+        let json = crate::sys::read_file(&path, 16 << 10).with_context(|| {
             format!(
                 "{}: cannot read the bundle's configuration (name the bundle with --bundle, or make one with 'rrun spec')",
                 path.display()

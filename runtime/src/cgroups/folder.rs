@@ -85,6 +85,11 @@ pub(super) fn read_file(dir: &Path, name: &str) -> nix::Result<String> {
     Ok(String::from_utf8_lossy(&piece[..n]).into_owned())
 }
 
+/// Writes one file by its path: one open, one write.
+pub(super) fn write_file(path: &Path, value: &str) -> nix::Result<()> {
+    write_once(&openat(sys::CWD, path, OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?, value)
+}
+
 /// Makes `dir`, and the folders above it where they lack; every one made is added to `made`, the
 /// topmost first.
 pub(super) fn make(dir: &Path, made: &mut Vec<PathBuf>) -> Result<()> {

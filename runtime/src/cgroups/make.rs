@@ -2,7 +2,7 @@
 
 use super::*;
 use oci_spec::runtime::LinuxResources;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 impl Cgroup {
     /// Makes the cgroups, sets the limits, filters the devices. On an error nothing of it is left.
@@ -13,7 +13,10 @@ impl Cgroup {
             return properties::annotated(annotations).map(|_| Entry::Adopt);
         }
         let mut made = Vec::new();
-        let entry = self.build(resources, &mut made).and_then(|()| self.entry_into(&[]));
+        let entry = self.build(resources, &mut made).and_then(|folder| match folder {
+            Some(folder) => Ok(Entry::Into(folder)),
+            None => self.entry_into(&[]),
+        });
         if entry.is_err() {
             for dir in made.iter().rev() {
                 let _ = folder::remove_empty(dir);
@@ -56,7 +59,8 @@ impl Cgroup {
         self.systemd(|systemd| systemd.attach(unit, &below, pid))
     }
 
-    fn build(&self, resources: Option<&LinuxResources>, made: &mut Vec<PathBuf>) -> Result<()> {
+    /// The answer is the v2 cgroup, where it had to be opened.
+    fn build(&self, resources: Option<&LinuxResources>, made: &mut Vec<PathBuf>) -> Result<Option<OwnedFd>> {
         let default = LinuxResources::default();
         let r = resources.unwrap_or(&default);
         let mut fresh = true;
@@ -129,20 +133,21 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Sets the device rules. Without privileges the kernel takes none, and mknod is denied anyway.
-    pub(super) fn filter_devices(&self, r: &LinuxResources, replace: bool) -> Result<()> {
+    /// Sets the device rules. Without privileges the kernel takes none, and mknod is denied anyway. The
+    /// answer is the v2 cgroup, where the rules are a program on that.
+    pub(super) fn filter_devices(&self, r: &LinuxResources, replace: bool) -> Result<Option<OwnedFd>> {
         let rules = devices::Rules::new(r.devices().as_deref().unwrap_or_default())?;
         let done = if let Some(h) = self.ours().find(|h| h.has("devices")) {
-            devices::set_v1(&h.dir, &rules)
+            devices::set_v1(&h.dir, &rules).map(|()| None)
         } else if let Some(h) = self.ours().find(|h| h.v2) {
             let context = || format!("linux.resources.devices: attach the device filter to {}", h.dir.display());
-            let folder = Folder::open(&h.dir).with_context(context)?;
-            device_program::attach(folder.into_fd().as_fd(), &rules, replace).with_context(context)
+            let folder = Folder::open(&h.dir).with_context(context)?.into_fd();
+            device_program::attach(folder.as_fd(), &rules, replace).with_context(context).map(|()| Some(folder))
         } else {
-            Ok(())
+            Ok(None)
         };
         match done {
-            Err(_) if self.record.rootless => Ok(()),
+            Err(_) if self.record.rootless => Ok(None),
             other => other,
         }
     }

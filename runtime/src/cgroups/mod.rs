@@ -159,7 +159,7 @@ impl Cgroup {
             })?;
         }
         self.limit(r, true)?;
-        if devices { self.filter_devices(r, true) } else { Ok(()) }
+        if devices { self.filter_devices(r, true).map(drop) } else { Ok(()) }
     }
 
     /// The processes in it and below it, by their ids in the caller's PID namespace.

@@ -150,8 +150,8 @@ fn inherit(dir: &Path, mountpoint: &Path, file: &str) -> Result<String> {
 }
 
 fn put(dir: &Path, file: &str, value: &str) -> Result<()> {
-    let write = || Folder::open(dir)?.write(file, value);
-    write().with_context(|| format!("write {value:?} to {}", dir.join(file).display()))
+    let path = dir.join(file);
+    folder::write_file(&path, value).with_context(|| format!("write {value:?} to {}", path.display()))
 }
 
 /// Freezes or thaws. The v1 freezer announces nothing and may get stuck half-way when a process is

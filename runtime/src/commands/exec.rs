@@ -7,7 +7,7 @@ use crate::credentials;
 use crate::namespaces::NEWUSER;
 use crate::process::{self, Exec, Gate, Setup};
 use crate::supervise::Supervisor;
-use crate::{bundle, sealed_exe, terminal};
+use crate::{bundle, sealed_exe, sys, terminal};
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use oci_spec::runtime::{Process, Spec};
@@ -44,7 +44,7 @@ pub fn run(globals: &Globals, args: &cli::Exec) -> Result<i32> {
         kinds: container.record.namespaces,
         cgroup: container.cgroup()?,
         sub_cgroups: args.cgroup.clone(),
-        privileged: nix::unistd::geteuid().is_root(),
+        privileged: sys::started_as() == 0,
     };
 
     exec.setup.born_inside = exec.parent_enters();

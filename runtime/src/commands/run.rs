@@ -21,6 +21,8 @@ pub fn run(globals: &Globals, args: &Run) -> Result<i32> {
     };
     // What only making it needed: descriptors of mounts, the filter, the configuration.
     drop(plan);
+    // Its pidfd: the process ends here.
+    std::mem::forget(made.pidfd);
     supervisor.notify(proxy);
     let status = started.and_then(|()| supervisor.run(made.pid));
     if !args.keep || status.is_err() {

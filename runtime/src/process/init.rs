@@ -91,7 +91,9 @@ fn steps(
         *late = Some(exec_fifo::wait(procfs, fifo.as_fd())?);
     }
     loaded?;
-    gate.record.run_hooks(hooks::Kind::StartContainer, &plan.hooks, own_pid(), &env)?;
+    if plan.hooks.start_container().is_some() {
+        gate.record.run_hooks(hooks::Kind::StartContainer, &plan.hooks, own_pid(), &env)?;
+    }
     super::execute(&plan.setup, &path, &env)
 }
 

@@ -157,9 +157,10 @@ fn enter_cgroups(channel: &Channel, entry: Entry) -> Result<()> {
         Entry::None | Entry::Into(_) => (),
         Entry::Adopt => drop(channel.ask(Kind::JoinCgroup, "")?),
         Entry::Write(files) => {
-            for file in files {
+            for file in &files {
                 sys::write(file.as_fd(), b"0").context("join the cgroup: write to cgroup.procs")?;
             }
+            sys::close_all(files);
         }
     }
     Ok(())

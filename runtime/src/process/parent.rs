@@ -154,6 +154,9 @@ impl Conversation {
                 sys::exit_now(1)
             }
             sys::Cloned::Parent(pid, pidfd) => {
+                if let Entry::Write(files) = entry {
+                    sys::close_all(files);
+                }
                 Ok(Conversation { channel: ours, pid, pidfd, hop: None, hopping: false, done: false, executes: false })
             }
         }

@@ -10,6 +10,7 @@ use crate::intel_rdt;
 use crate::namespaces::{self, NEWCGROUP, NEWNET, NEWNS, NEWPID, NEWUSER, NEWUTS, Namespaces};
 use crate::net_devices::{self, NetDevice};
 use crate::rootfs;
+use crate::sys;
 use crate::sysctl::Sysctls;
 use crate::user_ns::IdMaps;
 use anyhow::{Context, Result, bail};
@@ -62,7 +63,7 @@ impl Plan {
     pub fn new(globals: &Globals, args: &Create, bundle: &Bundle) -> Result<Plan> {
         let spec = &bundle.spec;
         let linux = spec.linux().as_ref();
-        let privileged = nix::unistd::geteuid().is_root();
+        let privileged = sys::started_as() == 0;
         let initial = namespaces::in_initial_user_namespace();
         let rootless = globals.rootless.unwrap_or(!privileged || !initial);
 
@@ -150,7 +151,7 @@ impl Plan {
             bundle: bundle.dir.clone(),
             rootfs: bundle.rootfs(),
             created: crate::clock::rfc3339_nano(std::time::SystemTime::now()),
-            owner: nix::unistd::geteuid().as_raw(),
+            owner: sys::started_as(),
             annotations: self.annotations.clone().into_iter().collect(),
             cgroup: self.cgroup.record(),
             rootless: self.rootless,

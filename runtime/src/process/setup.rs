@@ -83,7 +83,7 @@ impl Setup {
             limits: credentials::limits(process.rlimits().as_ref())?,
             user_namespace: false,
             born_inside: false,
-            privileged: nix::unistd::geteuid().is_root(),
+            privileged: sys::started_as() == 0,
             oom_score_adj: oom_score_adj(process.oom_score_adj())?,
             umask: process.user().umask(),
             no_new_privs: process.no_new_privileges().unwrap_or(false),
@@ -104,7 +104,7 @@ impl Setup {
 
     /// Makes the working directory where the image lacks it, as runc does.
     pub fn make_cwd(&self, root: &Root) -> Result<()> {
-        if root.enter(&self.cwd) != Err(Errno::ENOENT) {
+        if self.cwd.as_bytes() == b"/" || root.enter(&self.cwd) != Err(Errno::ENOENT) {
             return Ok(());
         }
         root.make_folder(&self.cwd).with_context(|| format!("process.cwd: mkdir {:?}", self.cwd))

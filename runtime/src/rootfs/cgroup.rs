@@ -10,7 +10,7 @@ use super::mounts::MountOp;
 use super::options::attr;
 use super::{Context, failed, paths};
 use crate::cgroups::View;
-use crate::sys::{self, MountAttr};
+use crate::sys::{self, MountAttr, Spent};
 use anyhow::{Context as _, Result};
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, mkdirat};
@@ -43,10 +43,11 @@ impl Cgroups {
     }
 }
 
-/// Mounts the view on `target`.
-pub(super) fn mount(target: &Target<'_>, op: &MountOp, cgroups: &Cgroups) -> Result<()> {
+/// Mounts the view on `target`; what is done with goes to `spent`.
+pub(super) fn mount(target: &Target<'_>, op: &MountOp, cgroups: &Cgroups, spent: &mut Spent) -> Result<()> {
     if cgroups.v2 {
-        return mount_v2(target, op, cgroups);
+        spent.add(mount_v2(target, op, cgroups)?);
+        return Ok(());
     }
     let mut tmpfs = Filesystem::new("tmpfs", "tmpfs")?;
     tmpfs.option("mode", Some("755"))?;
@@ -68,6 +69,7 @@ pub(super) fn mount(target: &Target<'_>, op: &MountOp, cgroups: &Cgroups) -> Res
         let wanted = MountAttr { propagation: change & !libc::MS_REC, ..MountAttr::default() };
         set_attributes(mounts[0].as_fd(), true, &wanted).map_err(failed("mount_setattr(propagation)"))?;
     }
+    mounts.into_iter().for_each(|mount| spent.add(mount));
     Ok(())
 }
 
@@ -80,9 +82,16 @@ fn mount_view(tmpfs: BorrowedFd<'_>, view: &View, cgroups: &Cgroups) -> Result<O
         other => other.map_err(failed("open_tree"))?,
     };
     mkdirat(tmpfs, name, Mode::from_bits_truncate(0o755)).map_err(failed("mkdir"))?;
-    let flags = libc::O_PATH | libc::O_NOFOLLOW | libc::O_DIRECTORY;
-    let fd = sys::openat(tmpfs, &paths::c(name.as_os_str())?, flags, 0).map_err(failed("open"))?;
-    let mount = copy.mount(&Target { root: tmpfs, path: name, fd, made: true })?;
+    let c_name = paths::c(name.as_os_str())?;
+    let mount = match copy {
+        // Straight below a mount that nobody else can reach: no link can be in the way.
+        Copy::Detached(mount) => sys::move_mount_at(mount.as_fd(), tmpfs, &c_name).map(|()| mount).map_err(failed("move_mount"))?,
+        place => {
+            let flags = libc::O_PATH | libc::O_NOFOLLOW | libc::O_DIRECTORY;
+            let fd = sys::openat(tmpfs, &c_name, flags, 0).map_err(failed("open"))?;
+            place.mount(&Target { root: tmpfs, path: name, fd, made: true })?
+        }
+    };
     for link in view.links.iter().filter(|link| **link != view.name) {
         match symlinkat(name, tmpfs, link.as_str()) {
             Err(Errno::EEXIST) => (),
@@ -92,7 +101,7 @@ fn mount_view(tmpfs: BorrowedFd<'_>, view: &View, cgroups: &Cgroups) -> Result<O
     Ok(Some(mount))
 }
 
-fn mount_v2(target: &Target<'_>, op: &MountOp, cgroups: &Cgroups) -> Result<()> {
+fn mount_v2(target: &Target<'_>, op: &MountOp, cgroups: &Cgroups) -> Result<OwnedFd> {
     if cgroups.namespace {
         let mut filesystem = Filesystem::new("cgroup2", "cgroup")?;
         filesystem.attributes = op.options.attributes();
@@ -100,7 +109,11 @@ fn mount_v2(target: &Target<'_>, op: &MountOp, cgroups: &Cgroups) -> Result<()> 
         match filesystem.mount(target) {
             // A cgroup namespace of another user namespace.
             Err(error) if matches!(error.downcast_ref(), Some(Errno::EPERM | Errno::EBUSY)) => (),
-            other => return apply_options(other?.as_fd(), &op.options, false, true),
+            other => {
+                let mount = other?;
+                apply_options(mount.as_fd(), &op.options, false, true)?;
+                return Ok(mount);
+            }
         }
     }
     let path = match cgroups.views.first() {
@@ -114,5 +127,5 @@ fn mount_v2(target: &Target<'_>, op: &MountOp, cgroups: &Cgroups) -> Result<()> 
         // The host's whole hierarchy, of which parts may belong to the user: never writable here.
         make_readonly(mount.as_fd()).map_err(failed("mount_setattr(read-only)"))?;
     }
-    Ok(())
+    Ok(mount)
 }

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::{Mode, SFlag, fstat, major, makedev, minor, mknodat};
-use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, symlinkat, unlinkat};
+use nix::unistd::{AccessFlags, Gid, Uid, UnlinkatFlags, access, fchownat, symlinkat, unlinkat};
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -123,7 +123,7 @@ pub(super) fn make(root: BorrowedFd<'_>, dev: Option<BorrowedFd<'_>>, nodes: &[N
     for (name, target) in LINKS {
         link(dev, name, target).with_context(|| format!("/dev/{name}: symlink to {target}"))?;
     }
-    if Path::new("/proc/kcore").exists() {
+    if access("/proc/kcore", AccessFlags::F_OK).is_ok() {
         link(dev, "core", "/proc/kcore").context("/dev/core: symlink to /proc/kcore")?;
     }
     make_ptmx(dev).context("/dev/ptmx: symlink to pts/ptmx")

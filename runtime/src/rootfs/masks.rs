@@ -4,6 +4,7 @@
 use super::attach::{Copy, Filesystem, Target, make_readonly};
 use super::options::attr;
 use super::{devices, failed, paths};
+use crate::sys::Spent;
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -16,6 +17,7 @@ use std::path::Path;
 pub(super) fn mask(root: BorrowedFd<'_>, list: &[String], label: Option<&str>) -> Result<()> {
     let mut null: Option<OwnedFd> = None;
     let mut empty: Option<OwnedFd> = None;
+    let mut spent = Spent::default();
     for (i, path) in list.iter().enumerate() {
         let path = Path::new(path);
         let wrap = || format!("linux.maskedPaths[{i}] ({})", path.display());
@@ -23,26 +25,25 @@ pub(super) fn mask(root: BorrowedFd<'_>, list: &[String], label: Option<&str>) -
         let folder = paths::kind(&fd).map_err(failed("fstat")).with_context(wrap)? == SFlag::S_IFDIR;
         let target = Target { root, path, fd, made: false };
         if folder {
-            empty = Some(cover(empty, &target, label).with_context(wrap)?);
+            empty = Some(cover(empty, &target, label, &mut spent).with_context(wrap)?);
         } else {
             if null.is_none() {
                 null = Some(devices::host_null().with_context(wrap)?);
             }
             let Some(null) = &null else { continue };
-            Copy::of_fd(null.as_fd(), false)
-                .map_err(failed("open_tree(/dev/null)"))
-                .with_context(wrap)?
-                .mount(&target)
-                .with_context(wrap)?;
+            let copy = Copy::of_fd(null.as_fd(), false).map_err(failed("open_tree(/dev/null)")).with_context(wrap)?;
+            spent.add(copy.mount(&target).with_context(wrap)?);
         }
+        spent.add(target.fd);
     }
+    null.into_iter().chain(empty).for_each(|fd| spent.add(fd));
     Ok(())
 }
 
 /// Covers a folder with the shared empty tmpfs; the tmpfs, for the next one.
-fn cover(empty: Option<OwnedFd>, target: &Target<'_>, label: Option<&str>) -> Result<OwnedFd> {
+fn cover(empty: Option<OwnedFd>, target: &Target<'_>, label: Option<&str>, spent: &mut Spent) -> Result<OwnedFd> {
     if let Some(first) = empty {
-        Copy::of_fd(first.as_fd(), false).map_err(failed("open_tree"))?.mount(target)?;
+        spent.add(Copy::of_fd(first.as_fd(), false).map_err(failed("open_tree"))?.mount(target)?);
         return Ok(first);
     }
     let mut tmpfs = Filesystem::new("tmpfs", "tmpfs")?;
@@ -59,13 +60,17 @@ fn cover(empty: Option<OwnedFd>, target: &Target<'_>, label: Option<&str>) -> Re
 
 /// Makes every path, with the mount it is on, read-only; what is mounted below stays as it is.
 pub(super) fn make_paths_readonly(root: BorrowedFd<'_>, list: &[String]) -> Result<()> {
+    let mut spent = Spent::default();
     for (i, path) in list.iter().enumerate() {
         let path = Path::new(path);
         let wrap = || format!("linux.readonlyPaths[{i}] ({})", path.display());
         let Some(fd) = find(root, path).with_context(wrap)? else { continue };
         let copy = Copy::of_fd(fd.as_fd(), true).map_err(failed("open_tree")).with_context(wrap)?;
-        let mount = copy.mount(&Target { root, path, fd, made: false }).with_context(wrap)?;
+        let target = Target { root, path, fd, made: false };
+        let mount = copy.mount(&target).with_context(wrap)?;
         make_readonly(mount.as_fd()).map_err(failed("mount_setattr")).with_context(wrap)?;
+        spent.add(target.fd);
+        spent.add(mount);
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use super::attach::{self, Copy, Filesystem, Target, apply_options, make_readonly
 use super::mounts::{Kind, MountOp, check_proc};
 use super::options::attr;
 use super::{cgroup, copy_up, devices, failed, idmap, paths};
-use crate::sys::{self, MountAttr};
+use crate::sys::{self, MountAttr, Spent};
 use anyhow::{Context as _, Result, anyhow, bail};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag};
@@ -36,11 +36,12 @@ pub(super) struct Mounter<'a> {
     pub proc: Option<OwnedFd>,
     /// To be made read-only at the end.
     pub readonly: Vec<OwnedFd>,
+    spent: Spent,
 }
 
 impl<'a> Mounter<'a> {
     pub(super) fn new(plan: &'a super::Plan, root: BorrowedFd<'a>) -> Mounter<'a> {
-        Mounter { plan, root, dev: None, proc: None, readonly: Vec::new() }
+        Mounter { plan, root, dev: None, proc: None, readonly: Vec::new(), spent: Spent::default() }
     }
 
     /// Makes all mounts.
@@ -60,7 +61,9 @@ impl<'a> Mounter<'a> {
             Kind::Filesystem(filesystem) => self.filesystem(op, filesystem),
             Kind::Cgroup => {
                 let target = self.folder(op)?;
-                cgroup::mount(&target, op, &self.plan.cgroups)
+                cgroup::mount(&target, op, &self.plan.cgroups, &mut self.spent)?;
+                self.spent.add(target.fd);
+                Ok(())
             }
         }
     }
@@ -75,7 +78,10 @@ impl<'a> Mounter<'a> {
             _ => paths::Missing::File,
         })?;
         let mount = copy.mount(&target)?;
-        apply_options(mount.as_fd(), &op.options, true, op.options.bind != Some(true))
+        apply_options(mount.as_fd(), &op.options, true, op.options.bind != Some(true))?;
+        self.spent.add(target.fd);
+        self.spent.add(mount);
+        Ok(())
     }
 
     fn filesystem(&mut self, op: &'a MountOp, filesystem: &Filesystem) -> Result<()> {
@@ -96,6 +102,7 @@ impl<'a> Mounter<'a> {
             copy_up(&target, mount.as_fd())?;
         }
         apply_options(mount.as_fd(), &op.options, false, true)?;
+        self.spent.add(target.fd);
         self.keep(op, mount)
     }
 
@@ -111,6 +118,8 @@ impl<'a> Mounter<'a> {
             self.proc = Some(mount);
         } else if op.is_readonly() && op.ends_readonly() {
             self.readonly.push(mount);
+        } else {
+            self.spent.add(mount);
         }
         Ok(())
     }
