@@ -22,22 +22,22 @@ const fn budget(command: &'static str, calls: u64, faults: u64, programs: u64) -
 
 /// Nine v1 hierarchies with a controller or a name, and the unified one beside them.
 const V1: [Budget; 7] = [
-    budget("run", 488, 126, 3),
-    budget("create", 465, 114, 2),
+    budget("run", 408, 126, 3),
+    budget("create", 387, 114, 2),
     budget("start", 36, 43, 1),
     budget("state", 27, 43, 1),
-    budget("exec", 189, 110, 3),
+    budget("exec", 171, 110, 3),
     budget("kill", 31, 44, 1),
     budget("delete", 42, 45, 1),
 ];
 
 /// The unified hierarchy alone, driven by its files.
 const V2: [Budget; 7] = [
-    budget("run", 370, 195, 3),
-    budget("create", 354, 187, 2),
+    budget("run", 314, 125, 3),
+    budget("create", 302, 122, 2),
     budget("start", 36, 56, 1),
     budget("state", 27, 52, 1),
-    budget("exec", 200, 190, 3),
+    budget("exec", 158, 122, 3),
     budget("kill", 31, 54, 1),
     budget("delete", 28, 55, 1),
 ];
