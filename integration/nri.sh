@@ -85,7 +85,7 @@ ended $plugin
 ok "it dies, and pods go on" 'crictl rm -f $two'
 
 plugin 05 other "{\"log\": \"$work/other.log\", \"only\": \"torn\", \"adjust\": {\"env\": [{\"key\": \"FROM_NRI\", \"value\": \"mine\"}]}}"
-exits "two that want the same" 1 'plugins 05-other and 10-installed both set Env' 'make torn'
+exits "two that want the same" 1 'plugins 05-other and 10-installed both set Env \"FROM_NRI\"' 'make torn'
 ended $plugin
 plugin 30 taking "{\"log\": \"$work/taking.log\", \"only\": \"torn\", \"adjust\": {\"env\": [{\"key\": \"-FROM_NRI\"}, {\"key\": \"FROM_NRI\", \"value\": \"mine\"}]}}"
 ok "the later one may take the place" 'torn=$(make torn) && [ "$(inside $torn "echo \$FROM_NRI")" = mine ] && crictl rm -f $torn'

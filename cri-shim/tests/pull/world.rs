@@ -2,7 +2,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rrun_cri::config;
 use rrun_cri::error::Error;
@@ -22,10 +22,13 @@ fn pace() -> Pace {
 
 fn open(dir: &Path, settings: &config::Images) -> (Images, Puller) {
     let options = unpack::Options { squash: !rustix::process::geteuid().is_root(), ..Default::default() };
+    let deadline = Instant::now() + Duration::from_secs(20);
     let images = loop {
         match Images::open(&dir.join("store"), options) {
             // The threads of a pull that was given up hold the old store until they notice.
-            Err(error) if format!("{error:#}").contains("already open") => std::thread::sleep(Duration::from_millis(5)),
+            Err(error) if format!("{error:#}").contains("already open") && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(5))
+            }
             opened => break opened.unwrap(),
         }
     };
