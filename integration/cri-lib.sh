@@ -26,20 +26,6 @@ fi
 export OWN_CGROUPS SERVER
 . "$(dirname "$0")/lib.sh"
 
-# own_cgroups: /sys/fs/cgroup shows the cgroups below the one that enter_cgroups made, as its root
-own_cgroups() {
-    local folder kind options hierarchies
-    hierarchies=$(cgroup_mounts)
-    [[ $hierarchies == "/sys/fs/cgroup "* ]] || mount -t tmpfs none /sys/fs/cgroup
-    while read -r folder kind options; do
-        mkdir -p "$folder"
-        if [ "$kind" = cgroup2 ]; then options=; else options=$(tr , '\n' <<<"$options" | grep -vE '^(rw|ro|relatime|xattr)$' | paste -sd ,); fi
-        mount -t "$kind" ${options:+-o "$options"} cgroup "$folder"
-        [ "$folder" = /sys/fs/cgroup ] || continue
-        sed 's/\([a-z]\+\)/+\1/g' "$folder/cgroup.controllers" >"$folder/cgroup.subtree_control"
-    done <<<"$hierarchies"
-}
-
 chmod 711 "$work" # pods with a user namespace pass
 mkdir "$work"/{var,var-work,tmp,cni,certs}
 if [ -z "${BARE:-}" ]; then

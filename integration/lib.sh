@@ -1,5 +1,6 @@
 # What the scripts in this folder share. Each runs a real client on the runtime $RRUN (default
-# bin/rrun; RRUN=/usr/sbin/runc tries the script itself on runc), in process, mount and network
+# bin/rrun; RRUN=/usr/sbin/runc tries the script itself on runc; SUITE=sid or trixie: the engines of that
+# release, in a root of their own), in process, mount and network
 # namespaces of its own: when the script ends, however it ends, its daemons, containers, mounts
 # and bridges are gone with them. Only cgroups outlive that; `sweep` removes them.
 # shellcheck shell=bash
@@ -31,10 +32,37 @@ enter_cgroups() {
 }
 
 # with_own_cgroups NAME COMMAND...: becomes the command, in a cgroup namespace whose root is the cgroup of that
-# name (own_cgroups in cri-lib.sh shows it), and, where a cgroup with controllers may have no processes, below it
+# name (own_cgroups shows it), and, where a cgroup with controllers may have no processes, below it
 with_own_cgroups() {
     enter_cgroups "$1"
     exec unshare --cgroup -- bash -c 'enter_cgroups "$0/scripts" cgroup2; exec "$@"' "$@"
+}
+
+# own_cgroups: /sys/fs/cgroup shows the cgroups below the one that enter_cgroups made, as its root
+own_cgroups() {
+    local folder kind options hierarchies
+    hierarchies=$(cgroup_mounts)
+    [[ $hierarchies == "/sys/fs/cgroup "* ]] || mount -t tmpfs none /sys/fs/cgroup
+    while read -r folder kind options; do
+        mkdir -p "$folder"
+        if [ "$kind" = cgroup2 ]; then options=; else options=$(tr , '\n' <<<"$options" | grep -vE '^(rw|ro|relatime|xattr)$' | paste -sd ,); fi
+        mount -t "$kind" ${options:+-o "$options"} cgroup "$folder"
+        [ "$folder" = /sys/fs/cgroup ] || continue
+        sed 's/\([a-z]\+\)/+\1/g' "$folder/cgroup.controllers" >"$folder/cgroup.subtree_control"
+    done <<<"$hierarchies"
+}
+
+# enter_root FOLDER: this mount namespace's root becomes the folder, with a layer over it that is thrown away; the script's
+# files stay where they were. By pivot_root, for an exec in a namespace's mounts starts at the namespace's root, not at a chroot.
+enter_root() {
+    local root=$RRUN_INTEGRATION/root-of-suite path
+    mkdir "$root" "$root-upper" "$root-work"
+    mount -t overlay -o "lowerdir=$1,upperdir=$root-upper,workdir=$root-work" none "$root" || return
+    for path in /proc /sys /dev "$RRUN_INTEGRATION" "${here%/*}" "${RRUN%/*}" ${IMAGE:+"${IMAGE%/*}"}; do
+        case $path in /usr/* | /bin | /sbin) continue ;; esac # another runtime is that of the release
+        mkdir -p "$root$path" && mount --rbind "$path" "$root$path" || return
+    done
+    cp /etc/hosts "$root/etc/" && mkdir "$root/old" && pivot_root "$root" "$root/old" && cd / && umount -l /old && rmdir /old
 }
 
 if [ -z "${RRUN_INTEGRATION:-}" ]; then
@@ -44,6 +72,10 @@ if [ -z "${RRUN_INTEGRATION:-}" ]; then
         exit 0
     fi
     [ -x "$RRUN" ] || { echo "${0##*/}: no program $RRUN" >&2; exit 1; }
+    ROOT='' IMAGE=''
+    made=$("$here/engines" "${here%/*}/.cache/engines" ${SUITE:-} ${NEEDS_IMAGE:+image}) || { echo "${0##*/}: what it needs cannot be made" >&2; exit 1; }
+    [ -z "${SUITE:-}" ] || ROOT=$(sed -n "s/^$SUITE=//p" <<<"$made")
+    IMAGE=$(sed -n 's/^image=//p' <<<"$made")
     RRUN_INTEGRATION=$(mktemp -d "${TMPDIR:-/tmp}/rrun-it.XXXXXX")
     enter=(unshare --mount --pid --net --fork --kill-child --mount-proc -- bash "$0" "$@")
     if [ -n "${BARE:-}" ]; then
@@ -57,6 +89,11 @@ if [ -z "${RRUN_INTEGRATION:-}" ]; then
     [ -z "${OWN_CGROUPS:-}" ] || sweep "${RRUN_INTEGRATION##*/}"
     rm -rf "$RRUN_INTEGRATION"
     exit $status
+fi
+
+if [ -n "$ROOT" ]; then
+    enter_root "$ROOT" || exit 1
+    ROOT='' exec bash "$here/${0##*/}" "$@"
 fi
 
 work=$RRUN_INTEGRATION
@@ -122,6 +159,35 @@ limit() {
     else
         cat "/sys/fs/cgroup$(sed -n 's/^0:://p' "/proc/$1/cgroup")/$4"
     fi
+}
+
+# own_run: /run and the cgroups become the script's own, and what is mounted now is remembered for `left`
+own_run() {
+    own_cgroups
+    mount -t tmpfs -o mode=755 none /run
+    mkdir -p /run/lock
+    findmnt --noheadings --list --output TARGET | sort >"$work/mounts"
+}
+
+# left: what the containers left, a line each: mounts, cgroups, processes, files in /run. $engine_files is a pattern of those that an engine itself leaves there.
+left() {
+    findmnt --noheadings --list --output TARGET | sort | comm -13 "$work/mounts" - | sed 's/^/mount /'
+    find /sys/fs/cgroup -mindepth 1 -type d ! -path '*/scripts' -path "*${1:-}*" | while read -r folder; do
+        # the hierarchies themselves, and the parents that an engine makes for all its containers
+        grep -q " $folder " /proc/self/mountinfo || [[ $folder =~ ${engine_cgroups:-^$} ]] || echo "cgroup $folder"
+    done
+    local me=$BASHPID
+    ps -e -o pid=,ppid=,stat=,args= | awk -v me="$me" '{ parent[$1] = $2; if ($3 !~ /^Z/) line[$1] = $0 }
+        END { for (p = me; p; p = parent[p]) mine[p] = 1; for (p in line) if (!mine[p] && parent[p] != me) print "process", line[p] }'
+    find /run -mindepth 1 ! -type d | grep -vE "${engine_files:-^$}" | sed 's/^/file /'
+}
+
+# nothing_left: a case of its own, when the daemons are gone
+nothing_left() {
+    local lines
+    eventually bash -c '[ -z "$(left)" ]'
+    lines=$(left)
+    if [ -z "$lines" ]; then pass "nothing is left"; else echo "$lines" >"$work/output"; fail "nothing is left" "$work/output"; fi
 }
 
 # finish: the closing line; the script's exit status

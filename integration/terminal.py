@@ -34,8 +34,9 @@ def main(text, command):
         sys.stdout.buffer.flush()
         if lines:
             if len(lines) == 1:
+                time.sleep(1)  # a client looks after the size by itself, a while after it began
                 resize(fd, 44, 99)
-                time.sleep(1)  # a client passes the new size on by itself
+                time.sleep(1)
             os.write(fd, lines.pop(0))
     sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
