@@ -14,7 +14,7 @@ STATIC = CARGO_TARGET_DIR=target/static RUSTFLAGS="-C target-feature=+crt-static
 HOST = $$($(CARGO) -vV | sed -n 's/^host: //p')
 
 .NOTPARALLEL:
-.PHONY: all build run test check bench bench-cri integration suites clients install clean FORCE
+.PHONY: all build run test check bench bench-cri integration engines suites clients install clean FORCE
 
 all: build
 
@@ -48,9 +48,14 @@ bench-cri: setup-clients build
 	$(CARGO) build --profile daemon --locked --package tests --example cri-bench
 	@integration/bench-cri.sh
 
-# containerd, Docker and Podman on this runtime; crictl, critest, kubectl's libraries and a kubelet on rrun-cri.
+# containerd, Docker, Compose and Podman on this runtime, in Debian 12's versions and in sid's; crictl, critest, kubectl's
+# libraries and a kubelet on rrun-cri.
 integration: setup-integration build
 	@integration/all.sh
+
+# The engines alone, in Debian 12's versions. CURRENT=sid or trixie: that release's as well.
+engines: setup-integration build
+	@integration/all.sh engines
 
 # runc's own suite and runtime-tools' validation; as root, half an hour. SUITES=quick: a few minutes of them.
 suites: setup-suites build

@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
 # containerd: its shim and `ctr` run containers on rrun.
+OWN_CGROUPS=1
 . "$(dirname "$0")/lib.sh"
+own_run
+engine_files='^/run/containerd/' engine_cgroups='/rrun-it'
 
 cat >"$work/config.toml" <<C
 version = 2
@@ -14,9 +17,11 @@ C
 containerd --config "$work/config.toml" >"$work/log" 2>&1 &
 daemon=$!
 CONTAINERD_ADDRESS=$work/containerd.sock CONTAINERD_SNAPSHOTTER=${SNAPSHOTTER:-overlayfs}
-group=rrun-it-$$-$RANDOM
+group=rrun-it
 eventually ctr version || { fail "containerd starts" "$work/log"; finish; exit; }
 image "$work/image.tar" || exit 1
+ctr events >"$work/events" 2>/dev/null &
+events=$!
 ok "import an image" 'ctr image import --all-platforms "$work/image.tar"'
 
 # run ID OPTION... -- COMMAND...
@@ -61,7 +66,18 @@ ok "status stopped" 'eventually is k STOPPED'
 exits "delete tells how it ended" 0 "exit code 137" 'ctr task delete k'
 ok "container removed" 'ctr container rm k'
 
-prints "nothing is left" "" 'ls "$work/runc/default" 2>/dev/null; ctr task ls -q; ctr container ls -q; grep " $work/state/.*rootfs" /proc/mounts; find /sys/fs/cgroup -path "*/$group/?*" -type d'
-kill "$daemon" && wait "$daemon" 2>/dev/null
-sweep "$group"
+ok "the events of its life" 'for topic in create start exec-added exec-started paused resumed exit delete; do grep -q "/tasks/$topic .*\"k\"" "$work/events" || { echo "no $topic"; exit 1; }; done'
+ok "run detached, once more" 'run l -d -- sleep 1000'
+kill -9 "$daemon"
+wait "$daemon" 2>/dev/null
+containerd --config "$work/config.toml" >>"$work/log" 2>&1 &
+daemon=$!
+ok "containerd killed and started again" 'eventually ctr version'
+prints "it finds the container" "RUNNING" 'status l'
+prints "exec in it" "inside" 'ctr task exec --exec-id 1 l echo inside'
+ok "and removes it" 'ctr task rm -f l && ctr container rm l'
+prints "no container is left" "" 'ls "$work/runc/default" 2>/dev/null; ctr task ls -q; ctr container ls -q'
+kill "$daemon"
+wait "$events" "$daemon" 2>/dev/null
+nothing_left
 finish

@@ -1,9 +1,13 @@
 #!/usr/bin/env bash
 # Podman, as root and rootless: conmon runs the containers on rrun.
+OWN_CGROUPS=1
 . "$(dirname "$0")/lib.sh"
+PATH=/usr/sbin:/usr/bin:/sbin:/bin
 
-group=rrun-it-$$-$RANDOM
-mount -t tmpfs run /run
+own_run
+# On v1 Podman removes a pod's cgroup in the hierarchies that it knows, and leaves it in the others, with runc too.
+engine_files="^/run/(empty|containers|libpod|lock|crun|netns|user/1000/(libpod|containers|netns|crun|podman|[^/]*\.pid))/" engine_cgroups="/(rrun-it|libpod_parent)(/conmon)?\$|/(unified|systemd)/libpod_parent/[0-9a-f]{64}\$"
+group=rrun-it
 chmod 755 "$work"
 # a user may not come to where the program was built
 install -m 755 "$RRUN" "$work/${RRUN##*/}"
@@ -23,7 +27,30 @@ C
 mkdir -p /run/empty
 mount --bind /run/empty /etc/containers || exit 1
 echo '{"default": [{"type": "insecureAcceptAnything"}]}' >/etc/containers/policy.json
-CONTAINERS_CONF=$work/containers.conf
+cat >"$work/pod.yaml" <<'C'
+apiVersion: v1
+kind: Pod
+metadata: {name: shop}
+spec:
+  hostNetwork: true
+  hostname: shop
+  containers:
+  - {name: front, image: "localhost/busybox:1", command: [sh, -c, "echo front of $WHAT; sleep 1000"], env: [{name: WHAT, value: x}], imagePullPolicy: Never}
+  - {name: back, image: "localhost/busybox:1", command: [sleep, "1000"], imagePullPolicy: Never}
+C
+mkdir "$work/context"
+cat >"$work/context/Containerfile" <<'C'
+FROM localhost/busybox:1 AS build
+RUN echo built >/what && chown guest /what
+USER guest
+RUN test -O /what && echo by $(id -un) >>/what
+
+FROM localhost/busybox:1
+COPY --from=build /what /what
+RUN sed -i s/built/made/ /what
+C
+chmod -R a+rX "$work/context" "$work/pod.yaml"
+CONTAINERS_CONF=$work/containers.conf PODMAN_IGNORE_CGROUPSV1_WARNING=1
 box=localhost/busybox:1
 
 # Everything that both kinds of user do; $podman is the command, $1 goes before each test's name.
@@ -59,12 +86,20 @@ rest() {
     ok "$1: kill" '$podman kill box-a && $podman wait box-a | grep -qx 137'
     ok "$1: remove" '$podman rm box-a'
     ok "$1: a pod" '$podman pod create --name p --infra=false && $podman run --rm --pod p $net $box true && $podman pod rm p'
+    ok "$1: health check" '$podman run --name box-h -d $net --health-cmd "test -e /well" $box sleep 1000 && ! $podman healthcheck run box-h && $podman exec box-h touch /well && $podman healthcheck run box-h'
+    ok "$1: a program in a running container, then all away" '$podman exec -d box-h touch /made && eventually $podman exec box-h test -e /made && $podman rm -f -t 0 box-h'
+    ok "$1: play kube" '$podman play kube "$work/pod.yaml" && eventually sh -c "$podman logs shop-front | grep -qx \"front of x\""'
+    ok "$1: its containers share the pod" 'front=$($podman exec shop-front readlink /proc/self/ns/ipc) && [ "$front" = "$($podman exec shop-back readlink /proc/self/ns/ipc)" ] && [ "$front" != "$(readlink /proc/self/ns/ipc)" ]'
+    ok "$1: play kube down" '$podman play kube --down "$work/pod.yaml"; $podman pod rm -f -a -t 0'
+    ok "$1: buildah bud" '$buildah bud --isolation oci --runtime $RRUN --network host --tag localhost/made "$work/context"'
+    prints "$1: what it made runs" "made by guest" '$podman run --rm $net localhost/made cat /what | paste -sd " "'
     ok "$1: init" '! command -v catatonit || $podman run --rm --init $net $box true'
     prints "$1: nothing is left" "" '$podman ps -aq; ls $runtime_state 2>/dev/null || :'
 }
 
 # As root.
 podman="podman --root $work/root --runroot /run/containers --tmpdir /run/libpod --runtime $RRUN --cgroup-manager cgroupfs"
+buildah="buildah --root $work/root --runroot /run/containers"
 net=--network=none limits="--cgroup-parent /$group --memory 32m --pids-limit 50 --cpus 0.5" runtime_state=/run/${RRUN##*/}
 common root
 pid=$($podman inspect --format '{{.State.Pid}}' box-a)
@@ -92,11 +127,14 @@ chown 1000:1000 /run/user/1000 "$work/home"
 chmod 700 /run/user/1000
 as_user="setpriv --reuid 1000 --regid 1000 --init-groups env -u DBUS_SESSION_BUS_ADDRESS HOME=$work/home XDG_RUNTIME_DIR=/run/user/1000 USER=$user"
 podman="$as_user podman --runtime $RRUN --cgroup-manager cgroupfs --storage-driver vfs"
+buildah="$as_user buildah --storage-driver vfs"
 limits='' runtime_state=/run/user/1000/${RRUN##*/}
 cd "$work/home" || exit 1
 common user
 rest user
 
-sweep "$group"
-sweep libpod_parent
+cd / || exit 1
+$podman system migrate
+umount /etc/{containers,passwd,group,subuid,subgid} "$work/root/overlay" 2>/dev/null
+nothing_left
 finish
