@@ -2,7 +2,7 @@
 # all.sh [NAME...]: runs those clients' scripts, or all of them, and those of the engines once more with the versions of a
 # newer release (CURRENT; Debian sid's where it is not set); `make integration`. `all.sh engines`: the engines' alone.
 cd "$(dirname "$0")" || exit 1
-engines="containerd docker docker-build docker-daemon compose podman"
+engines="containerd docker docker-build docker-daemon compose swarm podman"
 current=${CURRENT:-}
 [ $# != 0 ] || current=${CURRENT:-sid}
 # shellcheck disable=SC2086 # a list of words

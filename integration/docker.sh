@@ -86,10 +86,11 @@ exits "device read-only" 1 "Operation not permitted" 'docker run --rm --device /
 prints "no new privileges" "1" 'docker run --rm --security-opt no-new-privileges $box sed -n "s/^NoNewPrivs:[[:space:]]*//p" /proc/self/status'
 prints "stop signal" "3" 'run box-j -d --stop-signal USR1 $box sh -c "trap \"exit 3\" USR1; while :; do sleep 0.1; done" >/dev/null && docker stop box-j >/dev/null && docker inspect --format "{{.State.ExitCode}}" box-j'
 ok "prune" 'docker rm -f box-f box-g box-h box-i box-j && docker system prune --force'
-# Docker 20.10 asks for every capability there is, and this machine may lack some.
-all=$(printf '%016x' $(((2 << $(cat /proc/sys/kernel/cap_last_cap)) - 1)))
-if grep -q "CapBnd:.$all" /proc/self/status; then
-    exits "privileged" 0 "" 'docker run --rm --privileged $box true'
+# Docker 20.10 asks for every capability there is; one that the machine withholds rrun leaves out, as the specification wants it, and runc fails.
+if [ "${RRUN##*/}" = rrun ] || grep -q "CapBnd:.$(printf '%016x' $(((2 << $(cat /proc/sys/kernel/cap_last_cap)) - 1)))" /proc/self/status; then
+    # 20.10 knows the first 38
+    exits "privileged: every capability that there is" 0 "" 'got=$(docker run --rm --privileged $box sed -n "s/^CapEff:[[:space:]]*//p" /proc/self/status) && has=$(sed -n "s/^CapBnd:[[:space:]]*//p" /proc/self/status) && echo "$got of $has" && [ $((0x$got & 0x3fffffffff)) = $((0x$has & 0x3fffffffff)) ]'
+    prints "privileged: no filter, devices, mounts" "0 c tmpfs" 'docker run --rm --privileged $box sh -c "sed -n \"s/^Seccomp:[[:space:]]*//p\" /proc/self/status; stat -c %F /dev/full | cut -c 1; mkdir /mnt; mount -t tmpfs none /mnt; stat -f -c %T /mnt" | paste -sd " "'
 else
     skip "privileged" "this machine withholds a capability"
 fi
