@@ -63,6 +63,8 @@ pub struct Config {
     pub nri: Nri,
     /// Prometheus metrics of the daemon itself.
     pub metrics: Metrics,
+    /// Traces of requests.
+    pub tracing: Tracing,
 }
 
 /// An OCI runtime.
@@ -163,8 +165,16 @@ pub struct Nri {
 pub struct Metrics {
     /// `ADDRESS:PORT` to serve `/metrics` on; empty: not served.
     pub address: String,
-    /// OTLP endpoint (http) for traces; empty: none.
-    pub otlp_endpoint: String,
+}
+
+/// Traces of requests, as kubelet's settings of the same names.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tracing {
+    /// `HOST:PORT` of a collector that takes OTLP by gRPC; empty: no traces.
+    pub endpoint: String,
+    /// How many of a million requests are traced whose caller has not decided it.
+    pub sampling_rate_per_million: u32,
 }
 
 impl Config {
@@ -203,6 +213,11 @@ impl Config {
             ensure!(values.contains(&value), "{name} = {value:?}: one of {}", values.join(", "));
             Ok(())
         };
+        ensure!(
+            self.tracing.sampling_rate_per_million <= 1_000_000,
+            "tracing.sampling_rate_per_million = {}: at most 1000000",
+            self.tracing.sampling_rate_per_million
+        );
         one_of("cgroup_driver", &self.cgroup_driver, &["auto", "cgroupfs", "systemd"])?;
         one_of("log_format", &self.log_format, &["text", "json"])?;
         one_of("cni.ip_pref", &self.cni.ip_pref, &["ipv4", "ipv6", "cni"])?;
@@ -250,6 +265,7 @@ impl Default for Config {
             streaming: Streaming::default(),
             nri: Nri::default(),
             metrics: Metrics::default(),
+            tracing: Tracing::default(),
         }
     }
 }

@@ -46,6 +46,7 @@ impl Jobs {
         running.insert(name.clone(), receiver.clone());
         drop(running);
         let jobs = self.running.clone();
+        let job = crate::trace::follow(job);
         tokio::spawn(async move {
             let result = job.await;
             // Out of the list first: whoever comes now sees the job's effects, not its result.

@@ -28,3 +28,4 @@ pub mod stats;
 pub mod step;
 pub mod streaming;
 mod sys;
+pub mod trace;

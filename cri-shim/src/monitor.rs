@@ -32,6 +32,8 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::trace::Span;
+
 /// The socket's name in the pod's folder.
 pub const SOCKET: &str = "monitor.sock";
 
@@ -202,7 +204,7 @@ impl Monitor {
 
     /// Makes and pins the pod's namespaces.
     pub async fn make_sandbox(&self, sandbox: &MakeSandbox) -> Result<SandboxMade> {
-        self.ask(sandbox, &[]).await
+        Span::child("monitor: make namespaces").of(self.ask(sandbox, &[])).await
     }
 
     /// Kills the init of the pod's PID namespace. The caller removes the pins ([`unpin`]).
@@ -212,12 +214,13 @@ impl Monitor {
 
     /// Makes a container with the OCI runtime.
     pub async fn create(&self, container: &Create) -> Result<Created> {
-        self.created(container, &[]).await
+        Span::child("runtime create").of(self.created(container, &[])).await
     }
 
     /// Starts a container with the OCI runtime.
     pub async fn start_container(&self, id: &str, timeout: Option<Duration>) -> Result<()> {
-        self.done(&m::Start { id: id.into(), timeout_ms: milliseconds(timeout) }).await
+        let request = m::Start { id: id.into(), timeout_ms: milliseconds(timeout) };
+        Span::child("runtime start").of(self.done(&request)).await
     }
 
     /// Runs one more process in a container. An error's `code` is the OCI runtime's exit code.
@@ -245,7 +248,7 @@ impl Monitor {
         let number = self.connection.number();
         let exited = self.connection.expect_exit(number);
         let fds: Vec<(Role, BorrowedFd<'_>)> = roles.into_iter().zip(theirs.iter().map(AsFd::as_fd)).collect();
-        let asked = self.connection.ask_as::<m::Exec, m::ExecStarted>(number, &request, &fds).await;
+        let asked = Span::child("runtime exec").of(self.connection.ask_as::<m::Exec, m::ExecStarted>(number, &request, &fds)).await;
         drop(theirs);
         let (started, mut fds) = asked.inspect_err(|_| drop(self.connection.waiting().exits.remove(&number)))?;
         let pty = fds.take_fd(Role::Pty);

@@ -26,6 +26,7 @@ use crate::recovery;
 use crate::runtime::Runtimes;
 use crate::service::{Image, Pull, Runtime};
 use crate::shim::Shim;
+use crate::trace;
 
 /// Largest message that is taken or sent; kubelet's own limit is the same.
 pub const MESSAGE_MAX: usize = 16 << 20;
@@ -45,6 +46,10 @@ pub async fn serve(config: Config) -> Result<()> {
     let janitor = shim.clone();
     tokio::spawn(async move { recovery::collect_garbage(&janitor).await });
     metrics::serve(&shim).await?;
+    let node = rustix::system::uname();
+    if let Some(exporter) = trace::Exporter::new(&shim.config.tracing, &node.nodename().to_string_lossy())? {
+        trace::set(exporter);
+    }
     tracing::info!(socket = %shim.config.socket.display(), version = env!("CARGO_PKG_VERSION"), "serving");
     notify("READY=1");
     let (end, ended) = tokio::sync::oneshot::channel::<()>();
@@ -73,6 +78,7 @@ pub async fn serve(config: Config) -> Result<()> {
     let _ = end.send(());
     // Streams of events never end by themselves.
     let _ = tokio::time::timeout(PATIENCE, server).await;
+    trace::flush().await;
     streaming.abort();
     shim.nri.stop().await;
     fs::remove_file(&shim.config.socket).context("remove the socket")

@@ -40,3 +40,9 @@ pub mod ttrpc {
     #![allow(missing_docs, unreachable_pub, clippy::all)]
     include!("gen/ttrpc.v1.rs");
 }
+
+/// OpenTelemetry's trace protocol, v1, as far as it is used (`opentelemetry/trace.proto`).
+pub mod otlp {
+    #![allow(missing_docs, unreachable_pub, clippy::all)]
+    include!("gen/opentelemetry.proto.collector.trace.v1.rs");
+}

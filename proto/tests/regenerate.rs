@@ -7,6 +7,7 @@ use std::path::Path;
 /// The files that are compiled, relative to the package, and the Rust file that each becomes.
 const FILES: &[(&str, &str)] = &[
     ("nri/v1alpha1/api.proto", "nri.pkg.api.v1alpha1.rs"),
+    ("opentelemetry/trace.proto", "opentelemetry.proto.collector.trace.v1.rs"),
     ("rrun/v1/images.proto", "rrun.v1.rs"),
     ("runtime/v1/api.proto", "runtime.v1.rs"),
     ("ttrpc/v1/ttrpc.proto", "ttrpc.v1.rs"),

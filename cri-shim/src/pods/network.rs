@@ -8,11 +8,13 @@ use crate::error::{Error, Result};
 use crate::metrics::NETWORK;
 use crate::record;
 use crate::shim::Shim;
+use crate::trace::Span;
 
 /// CNI ADD; the pod's addresses and what the plugins said.
 pub(crate) async fn add(shim: &Shim, pod: &Pod) -> Result<(Vec<String>, serde_json::Value)> {
     let _timer = NETWORK.time("ADD");
-    let result = shim.network.add(&attachment(&pod.record())).await?;
+    let attachment = attachment(&pod.record());
+    let result = Span::child("CNI ADD").of(shim.network.add(&attachment)).await?;
     if result.ips.is_empty() {
         return Err(Error::Internal(anyhow::anyhow!("the CNI plugins gave pod sandbox {} no address", pod.id)));
     }
@@ -22,7 +24,7 @@ pub(crate) async fn add(shim: &Shim, pod: &Pod) -> Result<(Vec<String>, serde_js
 /// CNI DEL; nothing there is success.
 pub(crate) async fn del(shim: &Shim, record: &record::Pod) -> Result<()> {
     let _timer = NETWORK.time("DEL");
-    shim.network.del(&attachment(record)).await
+    Span::child("CNI DEL").of(shim.network.del(&attachment(record))).await
 }
 
 /// What the plugins are told of a pod.

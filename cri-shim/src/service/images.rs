@@ -37,7 +37,9 @@ pub(super) async fn pull(shim: &Shim, request: v1::PullImageRequest) -> Result<S
     let watcher = |layers: &[Layer]| {
         fetched = layers.iter().filter(|layer| layer.state != State::Present).map(|layer| layer.current).sum();
     };
-    let result = shim.puller.pull(&reference, credentials, watcher).await;
+    let mut span = Span::child("pull");
+    span.set("container.image.name", name);
+    let result = span.of(shim.puller.pull(&reference, credentials, watcher)).await;
     PULLED.add(&[], fetched);
     let image = result?;
     timer.set_label("ok");
