@@ -204,7 +204,7 @@ impl Monitor {
 
     /// Makes and pins the pod's namespaces.
     pub async fn make_sandbox(&self, sandbox: &MakeSandbox) -> Result<SandboxMade> {
-        Span::child("monitor: make namespaces").of(self.ask(sandbox, &[])).await
+        self.ask(sandbox, &[]).await
     }
 
     /// Kills the init of the pod's PID namespace. The caller removes the pins ([`unpin`]).
@@ -214,13 +214,12 @@ impl Monitor {
 
     /// Makes a container with the OCI runtime.
     pub async fn create(&self, container: &Create) -> Result<Created> {
-        Span::child("runtime create").of(self.created(container, &[])).await
+        self.created(container, &[]).await
     }
 
     /// Starts a container with the OCI runtime.
     pub async fn start_container(&self, id: &str, timeout: Option<Duration>) -> Result<()> {
-        let request = m::Start { id: id.into(), timeout_ms: milliseconds(timeout) };
-        Span::child("runtime start").of(self.done(&request)).await
+        self.done(&m::Start { id: id.into(), timeout_ms: milliseconds(timeout) }).await
     }
 
     /// Runs one more process in a container. An error's `code` is the OCI runtime's exit code.
@@ -248,7 +247,7 @@ impl Monitor {
         let number = self.connection.number();
         let exited = self.connection.expect_exit(number);
         let fds: Vec<(Role, BorrowedFd<'_>)> = roles.into_iter().zip(theirs.iter().map(AsFd::as_fd)).collect();
-        let asked = Span::child("runtime exec").of(self.connection.ask_as::<m::Exec, m::ExecStarted>(number, &request, &fds)).await;
+        let asked = self.connection.ask_as::<m::Exec, m::ExecStarted>(number, &request, &fds).await;
         drop(theirs);
         let (started, mut fds) = asked.inspect_err(|_| drop(self.connection.waiting().exits.remove(&number)))?;
         let pty = fds.take_fd(Role::Pty);
@@ -525,8 +524,12 @@ impl Connection {
     }
 
     async fn ask_as<M: Message, A: Message>(&self, number: u32, request: &M, fds: &[(Role, BorrowedFd<'_>)]) -> Result<(A, Packet)> {
-        let answer = self.send(number, request, fds).await?.next().await?;
-        Ok((expect(&answer)?, answer))
+        let kind = std::any::type_name::<M>().rsplit("::").next().unwrap_or_default();
+        let asked = async {
+            let answer = self.send(number, request, fds).await?.next().await?;
+            Ok((expect(&answer)?, answer))
+        };
+        Span::child(&format!("monitor: {kind}")).of(asked).await
     }
 
     async fn send<M: Message>(&self, number: u32, request: &M, fds: &[(Role, BorrowedFd<'_>)]) -> Result<Answers<'_>> {

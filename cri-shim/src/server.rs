@@ -62,7 +62,7 @@ pub async fn serve(config: Config) -> Result<()> {
         .add_service(Timed(
             ImageServiceServer::new(Image::new(shim.clone())).max_decoding_message_size(MESSAGE_MAX).max_encoding_message_size(MESSAGE_MAX),
         ))
-        .add_service(ImagesServer::new(Pull::new(shim.clone())))
+        .add_service(Timed(ImagesServer::new(Pull::new(shim.clone()))))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async {
             let _ = ended.await;
         });

@@ -14,6 +14,7 @@ use super::error::{Failure, PluginError};
 use super::exec::{Call, Exec, shorten};
 use super::result::{convert, read};
 use crate::error::Error;
+use crate::trace::Span;
 
 /// How long STATUS may take: it is asked often and has nothing to do.
 const STATUS_PATIENCE: Duration = Duration::from_secs(10);
@@ -177,5 +178,5 @@ async fn run(
         args: &args,
         stdin: Value::Object(input).to_string().into_bytes(),
     };
-    exec.run(&call).await
+    Span::child(&format!("CNI {command}: {}", plugin.kind)).of(exec.run(&call)).await
 }

@@ -11,6 +11,7 @@ use crate::images::{Credentials, Image, Reference};
 use crate::metrics::{PULLED, PULLS};
 use crate::pods::blocking;
 use crate::shim::{Shim, now};
+use crate::trace::Span;
 
 pub(super) fn list(shim: &Shim, filter: Option<&v1::ImageFilter>) -> Vec<v1::Image> {
     match filter.and_then(|filter| filter.image.as_ref()).filter(|image| !image.image.is_empty()) {

@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::images::progress::{Layer, State};
 use crate::images::{Credentials, Reference};
 use crate::shim::Shim;
+use crate::trace::Span;
 
 /// The Images service of a shim.
 pub struct Pull {
@@ -39,11 +40,13 @@ impl Images for Pull {
         };
         let (messages, stream) = mpsc::channel(16);
         let (puller, progress) = (self.shim.puller.clone(), messages.clone());
+        let mut span = Span::child("pull");
+        span.set("container.image.name", &r.image);
         tokio::spawn(async move {
             // A client that reads slowly misses steps; the last message waits for it.
             let pull = puller.pull(&reference, credentials, |layers| drop(progress.try_send(Ok(message(layers)))));
             let result = tokio::select! {
-                result = pull => result,
+                result = span.of(pull) => result,
                 () = messages.closed() => return,
             };
             let last = result.map(|image| PullProgress { layers: Vec::new(), image_id: image.id.clone() });

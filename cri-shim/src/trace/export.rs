@@ -58,7 +58,7 @@ impl Exporter {
 
     /// Whether to sample a request without a caller's decision.
     pub(super) fn samples(&self) -> bool {
-        u64::from(u32::from_ne_bytes(super::random())) * 1_000_000 >> 32 < u64::from(self.rate)
+        (u64::from(u32::from_ne_bytes(super::random())) * 1_000_000) >> 32 < u64::from(self.rate)
     }
 
     pub(super) fn take(&self, span: otlp::Span) {

@@ -1,9 +1,9 @@
 //! Traces, as OTLP, to the collector that the settings name: a span for each request, below the caller's (the W3C
-//! `traceparent` that kubelet sends), and below it spans for CNI, the OCI runtime's calls and pulls.
+//! `traceparent` that kubelet sends), and below it spans for each CNI plugin, each request to a monitor and pulls.
 //!
 //! Whether a request is sampled is its caller's decision; of those without a caller's a share is. Without a collector in
-//! the settings, and for a request that is not sampled, a span is nothing. OpenTelemetry's own crates are not used: spans
-//! are a task-local of sixteen lines here, and the protocol is one message over the tonic that is there anyway.
+//! the settings, and for a request that is not sampled, a span is nothing. OpenTelemetry's own crates are not used: a span's
+//! place is one task-local here, and the protocol is one message over the tonic that is there anyway.
 
 mod export;
 
@@ -110,13 +110,15 @@ impl Span {
     }
 
     /// Does something within this span: spans that begin meanwhile are below it.
-    pub async fn around<F: Future>(&self, future: F) -> F::Output {
-        PLACE.scope(self.place(), future).await
+    /// It is on the heap: spans lie in each other, and a task's future shall not grow with each.
+    pub fn around<F: Future>(&self, future: F) -> impl Future<Output = F::Output> + use<F> {
+        Box::pin(PLACE.scope(self.place(), future))
     }
 
     /// The same for something that can fail, which is then said in the span.
-    pub async fn of<T, E: Display>(mut self, future: impl Future<Output = Result<T, E>>) -> Result<T, E> {
-        self.around(future).await.inspect_err(|error| self.fail(error))
+    pub fn of<T, E: Display, F: Future<Output = Result<T, E>>>(mut self, future: F) -> impl Future<Output = Result<T, E>> + use<T, E, F> {
+        let within = self.around(future);
+        async move { within.await.inspect_err(|error| self.fail(error)) }
     }
 
     fn place(&self) -> Option<Place> {
