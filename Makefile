@@ -66,7 +66,7 @@ QUICK = capabilities.bats create.bats cwd.bats dev.bats env.bats help.bats hooks
 
 # Those of rrun-cri alone, which CI runs.
 clients: setup-clients build
-	@integration/all.sh crictl critest kubelet nri streams
+	@integration/all.sh crictl critest kubelet nri streams collector
 
 # Binaries, man pages and shell completions; it builds nothing, so that `sudo make install` is enough.
 install:

@@ -7,7 +7,7 @@ current=${CURRENT:-}
 [ $# != 0 ] || current=${CURRENT:-sid}
 # shellcheck disable=SC2086 # a list of words
 [ "$*" != engines ] || set -- $engines
-[ $# != 0 ] || set -- $(ls ./*.sh | sed 's/^..//; s/\.sh$//' | grep -vE '^(all|.*lib|runc-bats|runtime-tools)$')
+[ $# != 0 ] || set -- $(ls ./*.sh | sed 's/^..//; s/\.sh$//' | grep -vE '^(all|.*lib|bench-.*|runc-bats|runtime-tools)$')
 status=0
 for name; do
     echo "=== $name"

@@ -126,6 +126,7 @@ socket = "$work/nri.sock"
 plugin_dir = "$work/nri"
 plugin_config_dir = "$work/nri-config"
 $([ -z "${METRICS:-}" ] || printf '[metrics]\naddress = "%s"' "$METRICS")
+$([ -z "${TRACES:-}" ] || printf '[tracing]\nendpoint = "%s"' "$TRACES")
 C
     "$RRUN_CRI" --config "$work/server.toml" >"$work/server.log" 2>&1 &
     server=$!

@@ -73,7 +73,7 @@ func main() {
 		BuildInfo: component.BuildInfo{Command: "otelcol", Description: "logs and traces of a node", Version: "0"},
 		Factories: factories,
 		ConfigProviderSettings: otelcol.ConfigProviderSettings{ResolverSettings: confmap.ResolverSettings{
-			ProviderFactories: []confmap.ProviderFactory{fileprovider.NewFactory()},
+			DefaultScheme: "file", ProviderFactories: []confmap.ProviderFactory{fileprovider.NewFactory()},
 		}},
 	})
 	if err := command.Execute(); err != nil {
