@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # containerd: its shim and `ctr` run containers on rrun.
-OWN_CGROUPS=1
+OWN_CGROUPS=1 NEEDS_CRIU=1
 . "$(dirname "$0")/lib.sh"
+PATH=$CRIU$PATH
 own_run
-engine_files='^/run/containerd/' engine_cgroups='/rrun-it'
+engine_files='^/run/(containerd/|criu.kdat)' engine_cgroups='/rrun-it'
 
 cat >"$work/config.toml" <<C
 version = 2
@@ -68,6 +69,20 @@ ok "container removed" 'ctr container rm k'
 
 told() { for topic in create start exec-added exec-started paused resumed exit delete; do grep -q "/tasks/$topic .*\"k\"" "$work/events" || { echo "no $topic"; return 1; }; done; }
 ok "the events of its life" 'eventually told || told'
+# counts ID: the number in its file
+counts() { ctr task exec --exec-id "$RANDOM" "$1" cat /count; }
+beyond() { [ "$(counts "$1")" -gt "$2" ]; }
+if reason=$(no_criu); then
+    skip "checkpoint" "$reason"
+else
+    ok "run a program that counts" 'run m -d -- sh -c "$COUNTS" && eventually beyond m 5'
+    ok "checkpoint, and it goes on" 'before=$(counts m) && ctr container checkpoint --task --image --rw m localhost/saved:1 && eventually beyond m "$before"'
+    ok "kill it" 'ctr task kill --signal KILL m && eventually is m STOPPED && ctr task delete m; ctr container rm m'
+    ok "restore" 'ctr container restore --live --rw m localhost/saved:1 && eventually is m RUNNING'
+    ok "it counts on" 'now=$(counts m) && [ "$now" -gt 5 ] && eventually beyond m "$now"'
+    ok "checkpoint into a folder, which ends it" 'ctr task checkpoint --exit --image-path "$work/saved" m && eventually is m STOPPED && ls "$work/saved" | grep -q "^core-"'
+    ok "remove it" 'ctr task delete m; ctr container rm m'
+fi
 ok "run detached, once more" 'run l -d -- sleep 1000'
 kill -9 "$daemon"
 wait "$daemon" 2>/dev/null

@@ -1,15 +1,15 @@
 # What the scripts share that drive Docker: a daemon with rrun as its default runtime, in a network namespace with its own
 # bridge, and the small image.
 # shellcheck shell=bash
-OWN_CGROUPS=1
+OWN_CGROUPS=1 NEEDS_CRIU=${NEEDS_CRIU:-}
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-PATH=/usr/sbin:/usr/bin:/sbin:/bin # the engine of Debian's package, not one of /usr/local
+PATH=$CRIU/usr/sbin:/usr/bin:/sbin:/bin # the engine of Debian's package, not one of /usr/local
 own_run
 DOCKER_HOST=unix://$work/docker.sock
 DOCKER_CONFIG=$work/docker-config
 box=localhost/busybox:1
-engine_files='^/run/(xtables.lock|docker/(plugins|swarm|libnetwork|netns)/|lock/|buildkit|containerd/|docker/(runtime|containerd))'
+engine_files='^/run/(criu.kdat$|xtables.lock|docker/(plugins|swarm|libnetwork|netns)/|lock/|buildkit|containerd/|docker/(runtime|containerd))'
 engine_cgroups='/(docker|buildkit)$'
 mkdir "$work/docker-config" "$work/bin"
 # BuildKit, in the daemon, runs what it finds by the name of runc.

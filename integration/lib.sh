@@ -72,10 +72,12 @@ if [ -z "${RRUN_INTEGRATION:-}" ]; then
         exit 0
     fi
     [ -x "$RRUN" ] || { echo "${0##*/}: no program $RRUN" >&2; exit 1; }
-    ROOT='' IMAGE=''
+    ROOT='' IMAGE='' CRIU=''
     made=$("$here/engines" "${here%/*}/.cache/engines" ${SUITE:-} ${NEEDS_IMAGE:+image}) || { echo "${0##*/}: what it needs cannot be made" >&2; exit 1; }
     [ -z "${SUITE:-}" ] || ROOT=$(sed -n "s/^$SUITE=//p" <<<"$made")
     IMAGE=$(sed -n 's/^image=//p' <<<"$made")
+    # a newer release has its own
+    [ -z "${NEEDS_CRIU:-}" ] || [ -n "$ROOT" ] || CRIU=$("$here/clients" "${here%/*}/.cache/clients" criu | sed -n 's,^criu=\(.*\)/criu$,\1:,p')
     RRUN_INTEGRATION=$(mktemp -d "${TMPDIR:-/tmp}/rrun-it.XXXXXX")
     enter=(unshare --mount --pid --net --fork --kill-child --mount-proc -- bash "$0" "$@")
     if [ -n "${BARE:-}" ]; then
@@ -195,6 +197,17 @@ finish() {
     echo "$passed passed, $failed failed, $skipped skipped"
     [ $failed = 0 ]
 }
+
+# no_criu: why nothing can be checkpointed; $CRIU is to come first in $PATH
+no_criu() {
+    local checked
+    command -v criu >/dev/null || { echo "no criu"; return; }
+    checked=$(criu check 2>&1) || { echo "criu check: $(tail -n 1 <<<"$checked")"; return; }
+    return 1
+}
+
+# COUNTS: what a container does whose checkpoint is taken; the number in /count grows
+COUNTS='i=0; while :; do i=$((i+1)); echo $i >/new; mv /new /count; sleep 0.1; done'
 
 # image TAR: a small image named localhost/busybox:1, made here
 image() { python3 "$here/image.py" "$(command -v busybox)" "$1"; }

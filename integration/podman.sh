@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Podman, as root and rootless: conmon runs the containers on rrun.
-OWN_CGROUPS=1
+OWN_CGROUPS=1 NEEDS_CRIU=1
 . "$(dirname "$0")/lib.sh"
-PATH=/usr/sbin:/usr/bin:/sbin:/bin
+PATH=$CRIU/usr/sbin:/usr/bin:/sbin:/bin
 
 own_run
 # On v1 Podman removes a pod's cgroup in the hierarchies that it knows, and leaves it in the others, with runc too.
-engine_files="^/run/(empty|containers|libpod|lock|crun|netns|user/1000/(libpod|containers|netns|crun|podman|[^/]*\.pid))/" engine_cgroups="/(rrun-it|libpod_parent)(/conmon)?\$|/(unified|systemd)/libpod_parent/[0-9a-f]{64}\$"
+engine_files="^/run/(criu.kdat\$|(empty|containers|libpod|lock|crun|netns|user/1000/(libpod|containers|netns|crun|podman|[^/]*\.pid))/)" engine_cgroups="/(rrun-it|libpod_parent)(/conmon)?\$|/(unified|systemd)/libpod_parent/[0-9a-f]{64}\$"
 group=rrun-it
 chmod 755 "$work"
 # a user may not come to where the program was built
@@ -108,6 +108,20 @@ prints "root: pids limit" "50" 'limit "$pid" pids pids.max pids.max'
 ok "root: pause" '$podman pause box-a'
 prints "root: status paused" "paused" '$podman inspect --format "{{.State.Status}}" box-a'
 ok "root: unpause" '$podman unpause box-a'
+counts() { $podman exec "$1" cat /count; }
+beyond() { [ "$(counts "$1")" -gt "$2" ]; }
+if reason=$(no_criu); then
+    skip "root: checkpoint" "$reason"
+else
+    ok "root: run a program that counts" '$podman run --name box-c -d $net $limits $box sh -c "$COUNTS" && eventually beyond box-c 5'
+    ok "root: checkpoint" 'counts box-c >"$work/before" && $podman container checkpoint box-c'
+    prints "root: and it is no more" "exited true" '$podman inspect --format "{{.State.Status}} {{.State.Checkpointed}}" box-c'
+    ok "root: restore" '$podman container restore box-c && eventually beyond box-c "$(cat "$work/before")"'
+    prints "root: its limit again" "33554432" 'limit "$($podman inspect --format "{{.State.Pid}}" box-c)" memory memory.limit_in_bytes memory.max'
+    ok "root: checkpoint into a file, and it goes on" 'counts box-c >"$work/before" && $podman container checkpoint --leave-running --export "$work/saved.tar.gz" box-c && eventually beyond box-c "$(cat "$work/before")"'
+    ok "root: restore from the file, by another name" '$podman rm -f -t 0 box-c && $podman container restore --import "$work/saved.tar.gz" --name box-d && now=$(counts box-d) && [ "$now" -gt 5 ] && eventually beyond box-d "$now"'
+    ok "root: remove it" '$podman rm -f -t 0 box-d'
+fi
 rest root
 
 # Rootless: uid 1000 with subordinate ids, known in this mount namespace only.
