@@ -14,7 +14,7 @@ STATIC = CARGO_TARGET_DIR=target/static RUSTFLAGS="-C target-feature=+crt-static
 HOST = $$($(CARGO) -vV | sed -n 's/^host: //p')
 
 .NOTPARALLEL:
-.PHONY: all build run test check bench bench-cri integration engines suites clients install clean FORCE
+.PHONY: all build run test check bench bench-cri bench-streams integration engines suites clients install clean FORCE
 
 all: build
 
@@ -47,6 +47,10 @@ bench: setup-bench build
 bench-cri: setup-clients build
 	$(CARGO) build --profile daemon --locked --package tests --example cri-bench
 	@integration/bench-cri.sh
+
+# The same two: exec's latency, bytes through exec and port-forward. It writes its table in docs/performance.md.
+bench-streams: setup-clients build
+	@UPDATE=1 integration/bench-streams.sh
 
 # containerd, Docker, Compose and Podman on this runtime, in Debian 12's versions and in sid's; crictl, critest, kubectl's
 # libraries and a kubelet on rrun-cri.

@@ -1,4 +1,4 @@
-//! The streaming server over plain processes, for integration/streaming-client: a request per line of stdin, as JSON, an URL
+//! The streaming server over plain processes, for integration/streams: a request per line of stdin, as JSON, an URL
 //! per line of stdout; it ends with its stdin.
 
 #[path = "../tests/streaming/backend.rs"]

@@ -41,7 +41,14 @@ pub enum Error {
     Unimplemented(String),
     /// Everything else: `Unknown`, which is what kubelet expects of a runtime's own errors.
     #[error("{0:#}")]
-    Internal(#[from] anyhow::Error),
+    Internal(anyhow::Error),
+}
+
+/// Its causes are in the text, and not below it: whoever prints a chain of causes shall not see them twice.
+impl From<anyhow::Error> for Error {
+    fn from(error: anyhow::Error) -> Error {
+        Error::Internal(error)
+    }
 }
 
 impl Error {

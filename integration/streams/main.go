@@ -1,276 +1,228 @@
-// streams SOCKET CONTAINER POD PORT: exec, attach and port-forward with the libraries behind kubectl, in every
-// protocol version of both transports. A line PASS or FAIL for each case, FAIL with the reason below.
+// streams drives a streaming server with the libraries behind kubectl: remotecommand over SPDY and WebSocket in every
+// version, port-forward over SPDY and through its tunnel, and the WebSocket channels of older clients.
 //
-// The container runs `cat` with its stdin open; the pod serves a page with "Welcome" in it at PORT.
+//	streams [-size BYTES] [-run WORD] [-tls] PROGRAM [ARGUMENT...]
+//	streams [-size BYTES] [-run WORD] -cri SOCKET -container ID -pod ID [-web POD:PORT] [-process PID]
+//	streams -bench ROUNDS [-size BYTES] -crictl PROGRAM NAME=SOCKET=CONTAINER=POD...
+//
+// PROGRAM takes requests as JSON lines and answers with URLs (cri-shim/examples/streaming.rs); with -tls it also gets the paths of
+// a certificate and its key. A CRI server is asked for URLs itself (cri.go says what container and pods must be). A line per
+// case, and failure if one fails. -bench measures servers, taking turns (bench.go).
 package main
 
 import (
+	"bufio"
 	"bytes"
-	"context"
-	"errors"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"flag"
 	"fmt"
-	"io"
-	"net/http"
-	"net/url"
+	"math/big"
 	"os"
-	"strconv"
+	"os/exec"
 	"strings"
+	"sync"
 	"time"
 
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
-	"k8s.io/apimachinery/pkg/util/remotecommand"
-	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/portforward"
-	client "k8s.io/client-go/tools/remotecommand"
-	"k8s.io/client-go/transport/spdy"
-	"k8s.io/client-go/util/exec"
-	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
-	"k8s.io/streaming/pkg/httpstream"
+	"k8s.io/client-go/tools/remotecommand"
 )
 
-var (
-	server cri.RuntimeServiceClient
-	config = &rest.Config{}
-	failed bool
-)
-
-// Newest first, as a client offers them. SPDY's client also speaks the newest, which servers do not.
-var protocols = append([]string{remotecommand.StreamProtocolV5Name}, remotecommand.SupportedStreamingProtocols...)
-
-func check(name string, err error) {
-	if err == nil {
-		fmt.Println("PASS", name)
-		return
-	}
-	failed = true
-	fmt.Printf("FAIL %s\n     %s\n", name, strings.ReplaceAll(err.Error(), "\n", "\n     "))
+// request is what is asked of a server.
+type request struct {
+	Exec    []string `json:"exec,omitempty"`
+	Attach  string   `json:"attach,omitempty"`
+	Forward bool     `json:"-"`
+	Pod     string   `json:"pod,omitempty"`
+	Ports   []uint16 `json:"ports,omitempty"`
+	Stdin   bool     `json:"stdin,omitempty"`
+	Stdout  bool     `json:"stdout,omitempty"`
+	Stderr  bool     `json:"stderr,omitempty"`
+	TTY     bool     `json:"tty,omitempty"`
 }
 
-func executor(transport, protocol, address string) (client.Executor, error) {
-	if transport == "WebSocket" {
-		return client.NewWebSocketExecutorForProtocols(config, "GET", address, protocol)
-	}
-	parsed, err := url.Parse(address)
+// server is what is driven.
+type server struct {
+	url     func(request) (string, error)
+	attach  func(s *server, transport, protocol string) error
+	process int
+	end     func()
+}
+
+// start runs PROGRAM.
+func start(arguments []string) (*server, error) {
+	command := exec.Command(arguments[0], arguments[1:]...)
+	command.Stderr = os.Stderr
+	in, err := command.StdinPipe()
 	if err != nil {
 		return nil, err
 	}
-	round, upgrader, err := spdy.RoundTripperFor(config)
+	pipe, err := command.StdoutPipe()
 	if err != nil {
 		return nil, err
 	}
-	return client.NewSPDYExecutorForProtocols(round, upgrader, "POST", parsed, protocol)
-}
-
-// stream asks for the address and streams for at most half a minute.
-func stream(transport, protocol string, ask func(context.Context) (string, error), options client.StreamOptions) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	address, err := ask(ctx)
-	if err != nil {
-		return err
+	if err := command.Start(); err != nil {
+		return nil, err
 	}
-	run, err := executor(transport, protocol, address)
-	if err != nil {
-		return err
-	}
-	return run.StreamWithContext(ctx, options)
-}
-
-func execIn(container string, options client.StreamOptions, command ...string) func(context.Context) (string, error) {
-	return func(ctx context.Context) (string, error) {
-		answer, err := server.Exec(ctx, &cri.ExecRequest{ContainerId: container, Cmd: command, Tty: options.Tty,
-			Stdin: options.Stdin != nil, Stdout: options.Stdout != nil, Stderr: options.Stderr != nil})
-		return answer.GetUrl(), err
-	}
-}
-
-func is(got, wanted string) error {
-	if got != wanted {
-		return fmt.Errorf("wanted %q, got %q", wanted, got)
-	}
-	return nil
-}
-
-// sizes gives a terminal's sizes, one after the other.
-type sizes chan client.TerminalSize
-
-func (s sizes) Next() *client.TerminalSize {
-	size, more := <-s
-	if !more {
-		return nil
-	}
-	return &size
-}
-
-func cases(transport, protocol, container string) {
-	name := transport + " " + protocol + ": "
-	version, _ := strconv.Atoi(strings.TrimPrefix(strings.TrimSuffix(protocol, ".channel.k8s.io"), "v")) // v1 has no number
-
-	var out, errs bytes.Buffer
-	options := client.StreamOptions{Stdout: &out, Stderr: &errs}
-	err := stream(transport, protocol, execIn(container, options, "sh", "-c", "echo out; echo errs >&2"), options)
-	check(name+"both outputs", errors.Join(err, is(out.String(), "out\n"), is(errs.String(), "errs\n")))
-
-	out.Reset()
-	err = stream(transport, protocol, execIn(container, options, "sh", "-c", "exit 7"), options)
-	var code exec.CodeExitError
-	if err == nil {
-		err = errors.New("the exit status is lost")
-	} else if version < 4 || errors.As(err, &code) && code.Code == 7 { // older ones have words only
-		err = nil
-	}
-	check(name+"exit status", err)
-
-	// The end of stdin is told by SPDY since its second version, by WebSocket since its fifth.
-	out.Reset()
-	options = client.StreamOptions{Stdin: strings.NewReader("typed\n"), Stdout: &out}
-	command := []string{"head", "-n", "1"}
-	if transport == "SPDY" && version >= 2 || version >= 5 {
-		command = []string{"cat"}
-	}
-	err = stream(transport, protocol, execIn(container, options, command...), options)
-	check(name+"stdin", errors.Join(err, is(out.String(), "typed\n")))
-
-	const size = 8 << 20
-	out.Reset()
-	options = client.StreamOptions{Stdout: &out}
-	err = stream(transport, protocol, execIn(container, options, "head", "-c", strconv.Itoa(size), "/dev/zero"), options)
-	check(name+"eight megabytes", errors.Join(err, is(strconv.Itoa(out.Len()), strconv.Itoa(size))))
-
-	if version >= 3 { // the first with sizes
-		out.Reset()
-		queue := make(sizes, 1)
-		queue <- client.TerminalSize{Width: 99, Height: 33}
-		reader, writer := io.Pipe()
-		options = client.StreamOptions{Stdin: reader, Stdout: &out, Tty: true, TerminalSizeQueue: queue}
-		err = stream(transport, protocol, execIn(container, options, "sh", "-c",
-			"until [ \"$(stty size 2>/dev/null)\" = '33 99' ]; do sleep 0.1; done; echo resized"), options)
-		writer.Close()
-		close(queue)
-		check(name+"terminal and its size", errors.Join(err, is(strings.TrimSpace(out.String()), "resized")))
-	}
-
-	check(name+"attach", attach(transport, protocol, container))
-}
-
-// attach types a line and sees it come back; the container's own end is not awaited.
-func attach(transport, protocol, container string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	answer, err := server.Attach(ctx, &cri.AttachRequest{ContainerId: container, Stdin: true, Stdout: true})
-	if err != nil {
-		return err
-	}
-	run, err := executor(transport, protocol, answer.GetUrl())
-	if err != nil {
-		return err
-	}
-	line, seen := transport+" "+protocol+"\n", ""
-	reader, writer := io.Pipe()
-	defer writer.Close()
-	go writer.Write([]byte(line))
-	err = run.StreamWithContext(ctx, client.StreamOptions{Stdin: reader, Stdout: writerFunc(func(data []byte) {
-		if seen += string(data); strings.HasSuffix(seen, "\n") {
-			cancel()
+	var mutex sync.Mutex
+	out := bufio.NewReader(pipe)
+	ask := func(r request) (string, error) {
+		mutex.Lock()
+		defer mutex.Unlock()
+		if r.Forward {
+			r.Pod = "host"
 		}
-	})})
-	if seen == line {
-		return nil
-	}
-	return errors.Join(err, is(seen, line))
-}
-
-type writerFunc func([]byte)
-
-func (f writerFunc) Write(data []byte) (int, error) { f(data); return len(data), nil }
-
-func forward(transport, pod, port string) error {
-	answer, err := server.PortForward(context.Background(), &cri.PortForwardRequest{PodSandboxId: pod})
-	if err != nil {
-		return err
-	}
-	address, err := url.Parse(answer.GetUrl())
-	if err != nil {
-		return err
-	}
-	var dialer httpstream.Dialer
-	if transport == "WebSocket" {
-		dialer, err = portforward.NewSPDYOverWebsocketDialerForStreaming(address, config)
-	} else {
-		var round http.RoundTripper
-		var upgrader spdy.Upgrader
-		if round, upgrader, err = spdy.RoundTripperFor(config); err == nil {
-			dialer = spdy.NewDialerForStreaming(upgrader, &http.Client{Transport: round}, "POST", address)
-		}
-	}
-	if err != nil {
-		return err
-	}
-	stop, ready := make(chan struct{}), make(chan struct{})
-	defer close(stop)
-	forwarder, err := portforward.NewForStreaming(dialer, []string{"0:" + port, "0:1"}, stop, ready, io.Discard, io.Discard)
-	if err != nil {
-		return err
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- forwarder.ForwardPorts() }()
-	select {
-	case err := <-ended:
-		return err
-	case <-time.After(30 * time.Second):
-		return errors.New("it is not ready after 30 seconds")
-	case <-ready:
-	}
-	ports, err := forwarder.GetPorts()
-	if err != nil {
-		return err
-	}
-	get := func(port uint16) (string, error) {
-		answer, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d", port))
-		if err != nil {
+		if err := json.NewEncoder(in).Encode(r); err != nil {
 			return "", err
 		}
-		defer answer.Body.Close()
-		page, err := io.ReadAll(answer.Body)
-		return string(page), err
-	}
-	for range 20 {
-		page, err := get(ports[0].Local)
-		if err != nil {
-			return err
+		line, err := out.ReadString('\n')
+		line = strings.TrimSpace(line)
+		if text, failed := strings.CutPrefix(line, "error: "); failed {
+			return "", fmt.Errorf("%s", text)
 		}
-		if !strings.Contains(page, "Welcome") {
-			return fmt.Errorf("the page is %q", page)
-		}
+		return line, err
 	}
-	// This client gives all up at the first port that nobody listens at: so it comes last.
-	if page, err := get(ports[1].Local); err == nil {
-		return fmt.Errorf("port 1 answered %q", page)
-	}
-	return nil
+	return &server{url: ask, attach: attachProgram, process: command.Process.Pid, end: func() { in.Close(); command.Wait() }}, nil
 }
 
-func main() {
-	if len(os.Args) != 5 {
-		fmt.Fprintln(os.Stderr, "streams SOCKET CONTAINER POD PORT")
-		os.Exit(2)
+// attachProgram is attached to what prints and exits: nothing starts before.
+func attachProgram(s *server, transport, protocol string) error {
+	var out bytes.Buffer
+	err := stream(s, transport, protocol, request{Attach: "echo from the container; exit 7"}, remotecommand.StreamOptions{Stdout: &out})
+	if out.String() != "from the container\n" {
+		return fmt.Errorf("stdout %q", out.String())
 	}
-	connection, err := grpc.NewClient(os.Args[1], grpc.WithTransportCredentials(insecure.NewCredentials()))
+	return err
+}
+
+// memory is a figure of /proc/PID/status in KiB.
+func (s *server) memory(field string) int {
+	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.process))
+	for _, line := range strings.Split(string(text), "\n") {
+		if rest, found := strings.CutPrefix(line, field+":"); found {
+			var value int
+			fmt.Sscan(rest, &value)
+			return value
+		}
+	}
+	return 0
+}
+
+// test is a case.
+type test struct {
+	name string
+	run  func(*server) error
+}
+
+var size = flag.Int64("size", 1<<30, "bytes to move in each direction of the large transfers")
+
+// patience is how long a case may take: three minutes, and as long as its bytes take at 5 MB/s.
+func patience() time.Duration { return 3*time.Minute + time.Duration(*size/5_000_000)*time.Second }
+
+func main() {
+	if !run() {
+		os.Exit(1)
+	}
+}
+
+// run runs the cases and says whether all are well.
+func run() bool {
+	only := flag.String("run", "", "run cases with this word in their names")
+	secure := flag.Bool("tls", false, "let PROGRAM serve TLS")
+	socket := flag.String("cri", "", "the socket of a CRI server")
+	var ids ids
+	flag.StringVar(&ids.container, "container", "", "the container that cases run in")
+	flag.StringVar(&ids.pod, "pod", "", "a pod of the host's network")
+	flag.StringVar(&ids.web, "web", "", "POD:PORT that has a page")
+	process := flag.Int("process", 0, "the CRI server's process, whose memory is watched")
+	rounds := flag.Int("bench", 0, "how often to measure")
+	crictl := flag.String("crictl", "crictl", "the program")
+	flag.Parse()
+	arguments := flag.Args()
+	if *rounds > 0 {
+		err := bench(*rounds, *crictl, arguments)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+		return err == nil
+	}
+	if *secure {
+		dir, err := os.MkdirTemp("", "streams")
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return false
+		}
+		defer os.RemoveAll(dir)
+		cert, key := dir+"/cert.pem", dir+"/key.pem"
+		if err := certificate(cert, key); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return false
+		}
+		arguments = append(arguments, cert, key)
+	}
+	tests := append(append(commands(), forwards()...), transfers()...)
+	var s *server
+	var err error
+	if *socket != "" {
+		s, err = connectCRI(*socket, ids)
+		tests = append(tests, web(ids)...)
+	} else {
+		s, err = start(arguments)
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
+		return false
 	}
-	server = cri.NewRuntimeServiceClient(connection)
-	for _, protocol := range protocols {
-		if protocol != remotecommand.StreamProtocolV5Name {
-			cases("SPDY", protocol, os.Args[2])
+	if *process != 0 {
+		s.process = *process
+	}
+	failed := 0
+	for _, t := range tests {
+		if !strings.Contains(t.name, *only) {
+			continue
 		}
-		cases("WebSocket", protocol, os.Args[2])
+		done, begin := make(chan error, 1), time.Now()
+		go func() { done <- t.run(s) }()
+		select {
+		case err = <-done:
+		case <-time.After(patience()):
+			err = fmt.Errorf("no end after %s", patience())
+		}
+		took := time.Since(begin).Round(time.Millisecond)
+		if err != nil {
+			failed++
+			fmt.Printf("FAIL %s (%s)\n     %v\n", t.name, took, err)
+		} else {
+			fmt.Printf("PASS %s (%s)\n", t.name, took)
+		}
 	}
-	check("SPDY: port-forward", forward("SPDY", os.Args[3], os.Args[4]))
-	check("WebSocket: port-forward", forward("WebSocket", os.Args[3], os.Args[4]))
-	if failed {
-		os.Exit(1)
+	if s.process != 0 {
+		fmt.Printf("the server's memory: now %d KiB, at most %d KiB\n", s.memory("VmRSS"), s.memory("VmHWM"))
 	}
+	s.end()
+	return failed == 0
+}
+
+// certificate writes a self-signed certificate and its key.
+func certificate(cert, key string) error {
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), DNSNames: []string{"localhost"}}
+	signed, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	if err != nil {
+		return err
+	}
+	encoded, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: signed}), 0o600); err != nil {
+		return err
+	}
+	return os.WriteFile(key, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: encoded}), 0o600)
 }

@@ -1,4 +1,4 @@
-//! A backend of plain processes and the host's own ports, for the tests here and for integration/streaming-client.
+//! A backend of plain processes and the host's own ports, for the tests here and for integration/streams.
 
 use std::os::fd::OwnedFd;
 use std::process::Stdio;

@@ -39,7 +39,7 @@ func listen(handle func(*net.TCPConn)) (uint16, func(), error) {
 
 // forward opens a port-forward as kubectl does and returns the local port.
 func forward(s *server, transport string, port uint16) (string, func(), error) {
-	address, err := s.url(request{Pod: "host"})
+	address, err := s.url(request{Forward: true})
 	if err != nil {
 		return "", nil, err
 	}
@@ -81,7 +81,7 @@ func connect(address string) (*net.TCPConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	connection.SetDeadline(time.Now().Add(2 * time.Minute))
+	connection.SetDeadline(time.Now().Add(patience()))
 	return connection.(*net.TCPConn), nil
 }
 
@@ -277,7 +277,7 @@ func twoPorts(s *server, protocol string, text bool) error {
 		defer stop()
 		ports = append(ports, port)
 	}
-	address, err := s.url(request{Pod: "host", Ports: append(ports, 1)})
+	address, err := s.url(request{Forward: true, Ports: append(ports, 1)})
 	if err != nil {
 		return err
 	}
