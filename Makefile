@@ -14,7 +14,7 @@ STATIC = CARGO_TARGET_DIR=target/static RUSTFLAGS="-C target-feature=+crt-static
 HOST = $$($(CARGO) -vV | sed -n 's/^host: //p')
 
 .NOTPARALLEL:
-.PHONY: all build run test check bench bench-cri bench-streams integration engines suites clients install clean FORCE
+.PHONY: all build build-map run test check bench bench-cri bench-streams integration engines suites clients install clean FORCE
 
 all: build
 
@@ -23,6 +23,10 @@ build: setup-build
 	$(STATIC) $(CARGO) build --release --locked --package rrun --package rrun-monitor --target "$(HOST)"
 	$(CARGO) build --profile daemon --locked --package rrun-cri
 	@scripts/place "target/static/$(HOST)/release/rrun" "target/static/$(HOST)/release/rrun-monitor" target/daemon/rrun-cri
+
+# rrun alone, with a map of its parts beside it: for bench/hot.
+build-map: setup-build
+	$(STATIC) $(CARGO) rustc --release --locked --package rrun --bin rrun --target "$(HOST)" -- -C link-arg=-Wl,-Map=$(CURDIR)/target/static/rrun.map
 
 # A first container: no network, no image.
 run: setup-run build
