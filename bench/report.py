@@ -91,13 +91,13 @@ def times(view, steps, runtimes, spec):
 def ratios(view, steps, spec):
     rows = []
     what = "p50" if view == "v2" else "p10"
-    many = [k for k in steps if k.endswith("/list") and k.startswith("plain@")] if spec == "plain" else []
+    many = [f"plain@{n}/list" for n in counts(steps)] if spec == "plain" else []
     for command in COMMANDS + many:
         step = steps.get(f"{spec}/{command}") or steps.get(command)
         if not step:
             continue
         s = Step(step, view)
-        command, name = ("list", f"list of {many[0][6:-5]}") if command in many else (command, command)
+        command, name = ("list", f"list of {command[6:-5]}") if command in many else (command, command)
         ours, floor, rival = s.key("rrun"), s.key("floor"), s.key(RIVAL)
         apart = s.key("floor-sealed") - floor if command in SEALS and s.key("floor-sealed") and floor else 0
         least = ratio(ours - apart, floor) if ours else None
@@ -145,6 +145,11 @@ def costs(view, steps, runtimes, spec):
             yield from table([title] + runtimes, rows)
 
 
+def counts(steps):
+    """How many containers were just there, in the passes that had some."""
+    return sorted({int(k[6:].split("/")[0]) for k in steps if k.startswith("plain@")})
+
+
 def present(view, steps, runtimes, count):
     rows = []
     for command in COMMANDS:
@@ -181,7 +186,7 @@ def memory(view):
 def machine():
     cpu = next((l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), os.uname().machine)
     memory_gib = int(re.search(r"\d+", open("/proc/meminfo").read())[0]) / 2**20
-    n, count, workers, idle = open(f"{out}/settings").read().split()
+    n, idle = open(f"{out}/settings").read().split()
     yield f"{cpu}, {os.cpu_count()} processors, {memory_gib:.0f} GiB, Linux {os.uname().release}; {n} runs of each command, shuffled" + \
         (f", after {int(idle) / 1000:g} ms of rest" if idle != "0" else "") + ".\n"
     versions = [l.split() for l in open(f"{out}/versions")]
@@ -190,7 +195,6 @@ def machine():
 
 def text(data):
     yield from machine()
-    count = open(f"{out}/settings").read().split()[1]
     for view, steps in data.items():
         names = {"v1": "cgroup v1", "v2": "cgroup v2", "host": "the host's own hierarchies"}
         runtimes = [r for r in COLOURS if any(r in step for step in steps.values())]
@@ -201,7 +205,8 @@ def text(data):
                 yield from times(view, steps, runtimes, spec)
                 yield from costs(view, steps, runtimes, spec)
         yield from parts(view, steps)
-        yield from present(view, steps, runtimes, count)
+        for count in counts(steps):
+            yield from present(view, steps, runtimes, count)
         yield from rate(steps, runtimes)
         yield from memory(view)
 

@@ -98,20 +98,17 @@ impl Supervisor {
         }
     }
 
-    /// Passes on what came; whether a child has ended.
+    /// Passes one signal on, the next poll tells of more; whether a child has ended.
     fn forward(&self, pid: i32) -> bool {
-        let mut ended = false;
-        while let Some(signal) = next_signal(&self.signals) {
-            match signal {
-                libc::SIGCHLD => ended = true,
-                libc::SIGWINCH => self.relay.iter().for_each(Relay::resize),
-                // Of our own doing, or nobody's message.
-                libc::SIGPIPE | libc::SIGURG => (),
-                // The child is not reaped yet, so the number is still its own.
-                other => drop(sys::kill(pid, other)),
-            }
+        match next_signal(&self.signals) {
+            Some(libc::SIGCHLD) => return true,
+            Some(libc::SIGWINCH) => self.relay.iter().for_each(Relay::resize),
+            // Of our own doing, or nobody's message.
+            Some(libc::SIGPIPE | libc::SIGURG) | None => (),
+            // The child is not reaped yet, so the number is still its own.
+            Some(other) => drop(sys::kill(pid, other)),
         }
-        ended
+        false
     }
 
     /// Writes what the pty still holds. A reader that is slow is waited for, until a signal that
