@@ -22,24 +22,24 @@ const fn budget(command: &'static str, calls: u64, faults: u64, programs: u64) -
 
 /// Nine v1 hierarchies with a controller or a name, and the unified one beside them.
 const V1: [Budget; 7] = [
-    budget("run", 408, 126, 3),
-    budget("create", 387, 114, 2),
-    budget("start", 36, 43, 1),
-    budget("state", 27, 43, 1),
-    budget("exec", 171, 110, 3),
-    budget("kill", 31, 44, 1),
-    budget("delete", 42, 45, 1),
+    budget("run", 408, 114, 3),
+    budget("create", 387, 103, 2),
+    budget("start", 36, 39, 1),
+    budget("state", 27, 38, 1),
+    budget("exec", 171, 99, 3),
+    budget("kill", 31, 39, 1),
+    budget("delete", 42, 38, 1),
 ];
 
 /// The unified hierarchy alone, driven by its files.
 const V2: [Budget; 7] = [
-    budget("run", 314, 125, 3),
-    budget("create", 302, 122, 2),
-    budget("start", 36, 56, 1),
-    budget("state", 27, 52, 1),
-    budget("exec", 158, 122, 3),
-    budget("kill", 31, 54, 1),
-    budget("delete", 28, 55, 1),
+    budget("run", 312, 104, 3),
+    budget("create", 301, 94, 2),
+    budget("start", 36, 38, 1),
+    budget("state", 27, 31, 1),
+    budget("exec", 158, 92, 3),
+    budget("kill", 31, 34, 1),
+    budget("delete", 28, 33, 1),
 ];
 
 #[derive(Clone, Debug)]
