@@ -1,10 +1,14 @@
 #!/usr/bin/env bash
-# rrun-cri beside containerd, taking turns: pods from scratch, exec probes, memory of a pod's monitor; then MANY pods on
-# rrun-cri alone: lists, a restart, the daemon's memory. `make bench-cri` runs it; docs/performance.md has its figures.
-NEEDS="crictl containerd runc"
+# rrun-cri beside containerd, with runc and with crun, taking turns: pods from scratch, exec probes, what stands beside a pod;
+# then MANY pods on rrun-cri alone: lists, a restart, the daemon's memory. `make bench-cri` runs it; as root, five minutes.
+# It writes its tables into docs/performance.md. Environment:
+#   TIMES    measured pods of each server (30);  MANY  pods that are just there (500)
+#   REPORT=  leaves docs/ alone and prints the tables
+NEEDS="crictl containerd runc crun"
+V1_ALONE=1
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/cri-lib.sh"
-TIMES=${TIMES:-20} MANY=${MANY:-500}
+TIMES=${TIMES:-30} MANY=${MANY:-500} REPORT=${REPORT-${here%/*}/docs/performance.md}
 image=registry.k8s.io/e2e-test-images/busybox:1.29-2
 CRI_BENCH=${CRI_BENCH:-${here%/*}/target/daemon/examples/cri-bench}
 
@@ -30,29 +34,47 @@ C
     work=$all
 }
 
-# private NAME: Private_Dirty of each process of that name, KiB
-private() {
-    for pid in $(pgrep -f "$1"); do sed -n 's/^Private_Dirty: *\([0-9]*\) kB/\1/p' "/proc/$pid/smaps_rollup" 2>/dev/null; done | sort -n | xargs
+# bar WHAT VALUE BAR UNIT: a row, and whether the bar is met
+bar() { awk -v what="$1" -v value="$2" -v bar="$3" -v unit="$4" 'BEGIN { print "| " what " | " value " " unit " | " bar " " unit " | " (value + 0 < bar + 0 ? "yes" : "no") " |" }'; }
+
+# measure: the tables
+measure() {
+    local socket=$work/rrun-cri/cri.sock peer=$work/containerd/cri.sock servers daemon start what value
+    servers=("rrun-cri=$socket=" "containerd and runc=$peer=runc" "containerd and crun=$peer=crun")
+    echo "$(nproc) processors, Linux $(uname -r); cgroup $([ -e /sys/fs/cgroup/cgroup.controllers ] && echo v2 || echo v1); $TIMES pods of each."
+    echo "containerd $("$CLIENT_containerd" --version | cut -d' ' -f3), runc $("$CLIENT_runc" --version | sed -n 's/^runc version //p'), crun $("$CLIENT_crun" --version | sed -n 's/^crun version //p')."
+    echo
+    "$CRI_BENCH" compare "$TIMES" $image "${servers[@]}" || return
+    echo
+    "$CRI_BENCH" memory $image "${servers[@]}" || return
+    [ "$MANY" != 0 ] || return 0
+    "$CRI_BENCH" many 0 "$MANY" $image "$socket" || return
+    echo
+    echo "| with $MANY pods | rrun-cri | bar | met |"
+    echo "|---|--:|--:|--:|"
+    "$CRI_BENCH" list "$socket" >"$work/listed" || return
+    while read -r what value; do bar "${what//-/ }" "$value" 10 ms; done <"$work/listed"
+    daemon=$(pgrep -fo "rrun-cri --config")
+    bar "the daemon's memory (RSS)" "$(awk '/^VmRSS/ { printf "%.1f", $2 / 1024 }' "/proc/$daemon/status")" 100 MiB
+    kill -9 "$daemon"
+    start=$(date +%s%N)
+    (work=$work/rrun-cri; in_cgroup rrun-cri start_rrun_cri)
+    "$CRI_BENCH" serves "$socket" || return
+    bar "killed and started again, until it lists them" $((($(date +%s%N) - start) / 1000000)) 1000 ms
+    daemon=$(pgrep -fo "rrun-cri --config")
+    bar "the daemon's memory (RSS) then" "$(awk '/^VmRSS/ { printf "%.1f", $2 / 1024 }' "/proc/$daemon/status")" 100 MiB
 }
 
 export LOG_LEVEL=warn
 start_registry
 serve rrun-cri 10.91.0.0/16
 serve containerd 10.92.0.0/16
-"$CRI_BENCH" compare "$TIMES" $image "rrun-cri=$work/rrun-cri/cri.sock=" "containerd=$work/containerd/cri.sock=runc" || exit 1
-for name in rrun-cri containerd; do "$CRI_BENCH" many 0 2 $image "$work/$name/cri.sock" || exit 1; done
-echo
-echo "Private_Dirty with two pods of one container each, KiB: rrun-monitor $(private 'rrun-monitor serve'); containerd-shim $(private containerd-shim-runc-v2) and its pause $(private /pause)"
-[ "$MANY" != 0 ] || exit 0
-
-socket=$work/rrun-cri/cri.sock
-"$CRI_BENCH" many 2 "$MANY" $image "$socket" || exit 1
-daemon=$(pgrep -fo "rrun-cri --config")
-"$CRI_BENCH" list "$socket"
-echo "the daemon's memory (RSS): $(sed -n 's/^VmRSS: *//p' "/proc/$daemon/status")"
-kill -9 "$daemon"
-start=$(date +%s%N)
-(work=$work/rrun-cri; start_rrun_cri)
-until "$CRI_BENCH" list "$socket" >"$work/listed" 2>/dev/null; do sleep 0.01; done
-echo "killed and started again, it serves after $((($(date +%s%N) - start) / 1000000)) ms, the lists included"
-cat "$work/listed"
+measure >"$work/tables" || { cat "$work/tables"; tail -n 15 "$work"/*/server.log; exit 1; }
+cat "$work/tables"
+[ -z "$REPORT" ] || python3 - "$REPORT" "$work/tables" <<'P'
+import sys
+page, tables = (open(path).read() for path in sys.argv[1:])
+begin, end = "<!-- bench-cri -->\n", "<!-- /bench-cri -->"
+before, rest = page.split(begin)
+open(sys.argv[1], "w").write(before + begin + "\n" + tables + "\n" + end + rest.split(end)[1])
+P

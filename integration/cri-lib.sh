@@ -92,6 +92,14 @@ runtime_type = "io.containerd.runc.v2"
 [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
 BinaryName = "$CLIENT_runc"
 SystemdCgroup = $([ "${CGROUP_DRIVER:-}" = systemd ] && echo true || echo false)
+$([ -z "${CLIENT_crun:-}" ] || cat <<R
+[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.crun]
+runtime_type = "io.containerd.runc.v2"
+[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.crun.options]
+BinaryName = "$CLIENT_crun"
+SystemdCgroup = $([ "${CGROUP_DRIVER:-}" = systemd ] && echo true || echo false)
+R
+)
 [plugins.'io.containerd.cri.v1.runtime'.cni]
 bin_dirs = ["$CLIENT_cni"]
 conf_dir = "$work/cni"

@@ -22,7 +22,7 @@ cgroup_mounts() { sed -n 's/.* \(\/sys\/fs\/cgroup[^ ]*\) .* - \(cgroup2\?\) [^ 
 enter_cgroups() {
     local folder kind options file
     while read -r folder kind options; do
-        [ "$kind" = "${2:-$kind}" ] && mkdir -p "$folder/$1" || continue
+        [ "$kind" = "${2:-$kind}" ] && [ -e "$folder/cgroup.procs" ] && mkdir -p "$folder/$1" || continue
         case ,$options, in *,cpuset,*)
             for file in cpuset.mems cpuset.cpus; do cat "$folder/$file" >"$folder/$1/$file"; done
             ;;
@@ -38,11 +38,18 @@ with_own_cgroups() {
     exec unshare --cgroup -- bash -c 'enter_cgroups "$0/scripts" cgroup2; exec "$@"' "$@"
 }
 
-# own_cgroups: /sys/fs/cgroup shows the cgroups below the one that enter_cgroups made, as its root
+# own_cgroups: /sys/fs/cgroup shows the cgroups below the one that enter_cgroups made, as its root. With V1_ALONE a
+# machine that has both versions shows the first alone: crun takes no mixture.
 own_cgroups() {
     local folder kind options hierarchies
     hierarchies=$(cgroup_mounts)
-    [[ $hierarchies == "/sys/fs/cgroup "* ]] || mount -t tmpfs none /sys/fs/cgroup
+    if [[ $hierarchies != "/sys/fs/cgroup "* ]]; then
+        if [ -n "${V1_ALONE:-}" ]; then
+            umount --recursive /sys/fs/cgroup
+            hierarchies=$(grep -v ' cgroup2 ' <<<"$hierarchies")
+        fi
+        mount -t tmpfs -o mode=755 none /sys/fs/cgroup
+    fi
     while read -r folder kind options; do
         mkdir -p "$folder"
         if [ "$kind" = cgroup2 ]; then options=; else options=$(tr , '\n' <<<"$options" | grep -vE '^(rw|ro|relatime|xattr)$' | paste -sd ,); fi
