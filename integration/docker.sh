@@ -103,8 +103,10 @@ if reason=$(no_criu); then
 else
     ok "run a program that counts" 'run box-k -d --network none $box sh -c "$COUNTS" && eventually beyond box-k 5'
     ok "checkpoint" 'counts box-k >"$work/before" && docker checkpoint create box-k saved && eventually is box-k exited'
-    start_again() { docker start --checkpoint saved box-k && eventually beyond box-k "$(cat "$work/before")"; }
-    if limited start_again 2>"$work/output"; then
+    # Docker 20.10 keeps what it wrote of the checkpoint for a while, and minds that it is there
+    start_again() { docker start --checkpoint saved box-k >"$work/output" 2>&1 || ! grep -q "already exists" "$work/output"; }
+    eventually start_again
+    if is box-k running && eventually beyond box-k "$(cat "$work/before")"; then
         pass "start from it"
     elif grep -q "bind-mount /proc/0/ns/net" "$work/output"; then
         skip "start from it" "this Docker looks for the network of a task that is not restored yet, with any runtime (containerd issue 12141)"

@@ -38,12 +38,19 @@ cd "$dir"
 [ $# -gt 0 ] || set -- $(ls programs)
 passed=0 failed=0 skipped=0 unexpected=0
 for name; do
-    status=0
-    timeout -k 5 "${TIME:-120}" "programs/$name" >"$results/$name.tap" 2>"$results/$name.err" </dev/null || status=$?
-    # Indented lines are those of a program inside the container.
-    skips=$(grep -cE '^\s*(not )?ok .*# ?(skip|SKIP)' "$results/$name.tap" || :)
-    bad=$(grep -E '^\s*not ok ' "$results/$name.tap" | grep -cvE '# ?(skip|SKIP|TODO)' || :)
-    good=$(grep -E '^\s*ok ' "$results/$name.tap" | grep -cvE '# ?(skip|SKIP)' || :)
+    # killsig sends its signal when the container runs, which on a busy machine is before its shell has set the trap.
+    tries=1
+    [ "$name" != killsig ] || tries=4
+    while
+        status=0
+        timeout -k 5 "${TIME:-120}" "programs/$name" >"$results/$name.tap" 2>"$results/$name.err" </dev/null || status=$?
+        # Indented lines are those of a program inside the container.
+        skips=$(grep -cE '^\s*(not )?ok .*# ?(skip|SKIP)' "$results/$name.tap" || :)
+        bad=$(grep -E '^\s*not ok ' "$results/$name.tap" | grep -cvE '# ?(skip|SKIP|TODO)' || :)
+        good=$(grep -E '^\s*ok ' "$results/$name.tap" | grep -cvE '# ?(skip|SKIP)' || :)
+        tries=$((tries - 1))
+        [ "$bad" -gt 0 ] && [ $tries -gt 0 ]
+    do :; done
     # A program that ends with an error says no more than that.
     [ $status = 0 ] || bad=$((bad + 1))
     passed=$((passed + good)) failed=$((failed + bad)) skipped=$((skipped + skips))
