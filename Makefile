@@ -14,7 +14,7 @@ STATIC = CARGO_TARGET_DIR=target/static RUSTFLAGS="-C target-feature=+crt-static
 HOST = $$($(CARGO) -vV | sed -n 's/^host: //p')
 
 .NOTPARALLEL:
-.PHONY: all build build-map run test check bench bench-cri bench-streams integration engines suites clients install clean FORCE
+.PHONY: all build build-map run test check bench bench-cri bench-streams bench-images integration engines suites clients install clean FORCE
 
 all: build
 
@@ -55,6 +55,10 @@ bench-cri: setup-clients build
 # The same two: exec's latency, bytes through exec and port-forward. It writes its table in docs/performance.md.
 bench-streams: setup-clients build
 	@UPDATE=1 integration/bench-streams.sh
+
+# Pulls of rrun-cri against containerd's; as root. It writes its table into docs/performance.md.
+bench-images: setup-clients build
+	@integration/bench-images.sh
 
 # containerd, Docker, Compose and Podman on this runtime, in Debian 12's versions and in sid's; crictl, critest, kubectl's
 # libraries and a kubelet on rrun-cri.

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::Config;
+use crate::person::Work;
 use crate::{check, person, pull, server};
 
 const HELP: &str = "\
@@ -19,7 +20,7 @@ Commands:
   check           say what this host lacks
   config default  print the settings with their defaults
   config          print the settings in force
-  load PATH [NAME]  put images of an OCI layout or a docker-save archive into the store (no daemon running)
+  load PATH [NAME]  put images of an OCI layout or a docker-save archive into the store
   pull IMAGE [FILE]  fetch an image, with the credentials of FILE or of this user's auth.json
   images          list the images
   rmi NAME        remove an image with all its names
@@ -63,15 +64,15 @@ pub fn run() -> Result<ExitCode> {
         ["config"] => print!("{}", load()?.to_toml()?),
         [] | ["serve"] => serve(load()?)?,
         ["check"] => return check::run(&load()?),
-        ["load", path] => load_images(&load()?, path, None)?,
-        ["load", path, name] => load_images(&load()?, path, Some(name))?,
+        ["load", path] => person::run(&load()?, Work::Load, "", path)?,
+        ["load", path, name] => person::run(&load()?, Work::Load, name, path)?,
         ["pull", image] => pull::run(&load()?, image, None, person::open_images)?,
         ["pull", image, auth] => pull::run(&load()?, image, Some(auth.as_ref()), person::open_images)?,
         ["images"] => person::list(&load()?)?,
         ["rmi", name] => person::remove(&load()?, name)?,
-        ["inspect", name] => person::inspect(&load()?, name)?,
-        ["export", name, dir] => person::export(&load()?, name, dir)?,
-        ["bundle", name, dir] => person::bundle(&load()?, name, dir)?,
+        ["inspect", name] => person::run(&load()?, Work::Inspect, name, "")?,
+        ["export", name, dir] => person::run(&load()?, Work::Export, name, dir)?,
+        ["bundle", name, dir] => person::run(&load()?, Work::Bundle, name, dir)?,
         _ => bail!("unknown command {:?}; see rrun-cri --help", words.join(" ")),
     }
     Ok(ExitCode::SUCCESS)
@@ -89,12 +90,4 @@ fn serve(config: Config) -> Result<()> {
     // What still runs in the background (a clean-up, a plugin) is taken up at the next start.
     runtime.shutdown_background();
     result
-}
-
-fn load_images(config: &Config, path: &str, name: Option<&str>) -> Result<()> {
-    let images = person::open_images(config)?;
-    for image in images.load(std::path::Path::new(path), name)? {
-        println!("{} {}", image.id, image.repo_tags.join(" "));
-    }
-    Ok(())
 }

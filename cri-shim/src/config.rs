@@ -121,8 +121,6 @@ pub struct Images {
     pub pinned: Vec<String>,
     /// Which images are taken from whom, in the format of containers' policy.json.
     pub policy: PathBuf,
-    /// Bytes held back for removing images on a full disk.
-    pub reserve_bytes: u64,
 }
 
 /// kubectl exec, attach, port-forward.
@@ -295,7 +293,6 @@ impl Default for Images {
             max_layer_entries: 0,
             pinned: Vec::new(),
             policy: "/etc/containers/policy.json".into(),
-            reserve_bytes: 4 << 20,
         }
     }
 }

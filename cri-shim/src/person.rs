@@ -1,12 +1,14 @@
-//! The commands for a person: images, rmi, inspect, export, bundle.
+//! The commands for a person: images, rmi, inspect, export, bundle, load.
 //!
 //! Called by `cli`. The store has one owner: while the daemon runs, lists and removals go to it
-//! over CRI; what needs the layers themselves waits until it is stopped. An ordinary user has
-//! a store in `$XDG_DATA_HOME/rrun-cri`.
+//! over CRI, and the rest over a service of our own. An ordinary user has a store in
+//! `$XDG_DATA_HOME/rrun-cri`.
 use crate::config::Config;
 use crate::images::{Image, Images, Reference, bundle, unpack};
 use crate::server;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
+use rrun_proto::rrun::images_client::ImagesClient;
+use rrun_proto::rrun::{WorkRequest, WorkResponse};
 use rrun_proto::v1;
 use rustix::fd::{AsFd, OwnedFd};
 use std::io::IsTerminal;
@@ -55,10 +57,58 @@ pub fn remove(config: &Config, name: &str) -> Result<()> {
     }
 }
 
-/// `rrun-cri inspect NAME`: the image as JSON.
-pub fn inspect(config: &Config, name: &str) -> Result<()> {
-    let images = open_images(config)?;
-    let image = find(&images, name)?;
+/// What a person wants of the store itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// `inspect NAME`: the image as JSON.
+    Inspect,
+    /// `export NAME DIR`: an OCI image layout.
+    Export,
+    /// `bundle NAME DIR`: what `rrun run DIR` starts.
+    Bundle,
+    /// `load PATH [NAME]`: images of an OCI layout or a docker-save archive.
+    Load,
+}
+
+/// Does it, by the daemon where one runs. `path` is made absolute.
+pub fn run(config: &Config, work: Work, image: &str, path: &str) -> Result<()> {
+    let path = if path.is_empty() { PathBuf::new() } else { std::path::absolute(path)? };
+    let path = path.into_os_string().into_string().map_err(|path| anyhow!("{path:?}: not UTF-8"))?;
+    let request = WorkRequest { image: image.to_owned(), path, terminal: std::io::stdin().is_terminal() };
+    let done = match daemon(config) {
+        Some(daemon) => daemon.work(work, request)?,
+        None => work.of(&open_images(config)?, &request)?,
+    };
+    done.lines.iter().for_each(|line| println!("{line}"));
+    done.notes.iter().for_each(|note| eprintln!("rrun-cri: {note}"));
+    Ok(())
+}
+
+impl Work {
+    /// Does it in an open store. Blocks.
+    pub fn of(self, images: &Images, request: &WorkRequest) -> Result<WorkResponse> {
+        let (name, path) = (&*request.image, Path::new(&request.path));
+        let lines = match self {
+            Work::Load => {
+                let all = images.load(path, Some(name).filter(|name| !name.is_empty()))?;
+                all.iter().map(|image| format!("{} {}", image.id, image.repo_tags.join(" "))).collect()
+            }
+            Work::Inspect => vec![inspect(images, &*find(images, name)?)?],
+            Work::Export => {
+                let image = find(images, name)?;
+                let shown = image.repo_tags.first().map_or(name, |tag| tag);
+                vec![images.export(&image, path, shown)?.to_string()]
+            }
+            Work::Bundle => {
+                let notes = bundle(images, &*find(images, name)?, path, request.terminal)?;
+                return Ok(WorkResponse { lines: Vec::new(), notes });
+            }
+        };
+        Ok(WorkResponse { lines, notes: Vec::new() })
+    }
+}
+
+fn inspect(images: &Images, image: &Image) -> Result<String> {
     let config = images.blob(&crate::images::Digest::parse(&image.id)?)?.context("the image's config is missing")?;
     let config: serde_json::Value = serde_json::from_slice(&config)?;
     let shown = serde_json::json!({
@@ -71,33 +121,20 @@ pub fn inspect(config: &Config, name: &str) -> Result<()> {
         "layers": image.layers,
         "config": config,
     });
-    println!("{}", serde_json::to_string_pretty(&shown)?);
-    Ok(())
+    Ok(serde_json::to_string_pretty(&shown)?)
 }
 
-/// `rrun-cri export NAME DIR`: an OCI image layout.
-pub fn export(config: &Config, name: &str, dir: &str) -> Result<()> {
-    let images = open_images(config)?;
-    let image = find(&images, name)?;
-    let shown = image.repo_tags.first().cloned().unwrap_or_else(|| name.to_owned());
-    println!("{}", images.export(&image, Path::new(dir), &shown)?);
-    Ok(())
-}
-
-/// `rrun-cri bundle NAME DIR`: what `rrun run DIR` starts.
-pub fn bundle(config: &Config, name: &str, dir: &str) -> Result<()> {
-    let images = open_images(config)?;
-    let image = find(&images, name)?;
-    let terminal = std::io::stdin().is_terminal();
+fn bundle(images: &Images, image: &Image, dir: &Path, terminal: bool) -> Result<Vec<String>> {
     let user = |root: &OwnedFd| Ok(crate::containers::oci::image_user(&image.config.user, root.as_fd())?);
-    let done = bundle::make(&image, Path::new(dir), images.squashes(), terminal, user)?;
+    let done = bundle::make(image, dir, images.squashes(), terminal, user)?;
+    let mut notes = Vec::new();
     if images.squashes() && !matches!(image.config.user.as_str(), "" | "0" | "root") {
-        eprintln!("rrun-cri: one id is mapped: it runs as root of its user namespace, not as {}", image.config.user);
+        notes.push(format!("one id is mapped: it runs as root of its user namespace, not as {}", image.config.user));
     }
     if done.devices > 0 {
-        eprintln!("rrun-cri: {} devices of the image left out: they need root", done.devices);
+        notes.push(format!("{} devices of the image left out: they need root", done.devices));
     }
-    Ok(())
+    Ok(notes)
 }
 
 fn find(images: &Images, name: &str) -> Result<Arc<Image>> {
@@ -131,9 +168,10 @@ fn human(bytes: u64) -> String {
     format!("{value:.1} TB")
 }
 
-/// The running daemon, asked over CRI.
+/// The running daemon.
 struct Daemon {
     runtime: tokio::runtime::Runtime,
+    channel: tonic::transport::Channel,
     client: v1::image_service_client::ImageServiceClient<tonic::transport::Channel>,
 }
 
@@ -145,7 +183,8 @@ fn daemon(config: &Config) -> Option<Daemon> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
     let endpoint = tonic::transport::Endpoint::from_shared(format!("unix://{}", config.socket.display())).ok()?;
     let channel = runtime.block_on(endpoint.connect()).ok()?;
-    Some(Daemon { runtime, client: v1::image_service_client::ImageServiceClient::new(channel) })
+    let client = v1::image_service_client::ImageServiceClient::new(channel.clone());
+    Some(Daemon { runtime, channel, client })
 }
 
 impl Daemon {
@@ -159,5 +198,18 @@ impl Daemon {
         let image = Some(v1::ImageSpec { image: name.to_owned(), ..Default::default() });
         self.runtime.block_on(self.client.remove_image(v1::RemoveImageRequest { image })).context("RemoveImage")?;
         Ok(())
+    }
+
+    fn work(self, work: Work, request: WorkRequest) -> Result<WorkResponse> {
+        let mut client = ImagesClient::new(self.channel).max_decoding_message_size(server::MESSAGE_MAX);
+        let answer = self.runtime.block_on(async {
+            match work {
+                Work::Inspect => client.inspect(request).await,
+                Work::Export => client.export(request).await,
+                Work::Bundle => client.bundle(request).await,
+                Work::Load => client.load(request).await,
+            }
+        });
+        Ok(answer.map_err(|status| anyhow!("{}", status.message()))?.into_inner())
     }
 }

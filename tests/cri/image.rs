@@ -48,6 +48,29 @@ pub(crate) fn write_layout(folder: &Path, busybox: &Path) {
     fs::write(folder.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
 }
 
+/// Writes the layout of an artifact with these files (name, contents) to `folder`.
+pub(crate) fn write_artifact(folder: &Path, name: &str, files: &[(&str, &[u8])]) {
+    let blobs = folder.join("blobs/sha256");
+    fs::create_dir_all(&blobs).unwrap();
+    let layer = |(title, bytes): &(&str, &[u8])| {
+        let mut layer = blob(&blobs, bytes);
+        layer["mediaType"] = "application/octet-stream".into();
+        layer["annotations"] = json!({ "org.opencontainers.image.title": title });
+        layer
+    };
+    let layers: Vec<_> = files.iter().map(layer).collect();
+    let mut config = blob(&blobs, b"{}");
+    config["mediaType"] = "application/vnd.oci.empty.v1+json".into();
+    let kind = "application/vnd.oci.image.manifest.v1+json";
+    let manifest = json!({ "schemaVersion": 2, "mediaType": kind, "artifactType": "application/vnd.example.model.v1",
+        "config": config, "layers": layers });
+    let mut entry = blob(&blobs, manifest.to_string().as_bytes());
+    entry["mediaType"] = kind.into();
+    entry["annotations"] = json!({ "org.opencontainers.image.ref.name": name });
+    fs::write(folder.join("index.json"), json!({ "schemaVersion": 2, "manifests": [entry] }).to_string()).unwrap();
+    fs::write(folder.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+}
+
 fn fill(root: &Path, busybox: &Path) {
     for name in ["bin", "etc", "tmp", "root", "home/tester", "work", "data/inner", "var/log"] {
         fs::create_dir_all(root.join(name)).unwrap();

@@ -8,6 +8,7 @@ mod containers;
 mod exec;
 mod faults;
 mod image;
+mod images;
 mod limits;
 mod logs;
 mod monitor;

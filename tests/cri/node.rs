@@ -97,7 +97,7 @@ struct Daemon {
 }
 
 /// Program `name`: as `variable` says, else that of `make build`.
-fn program(variable: &str, name: &str) -> PathBuf {
+pub(crate) fn program(variable: &str, name: &str) -> PathBuf {
     let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../bin").join(name);
     let path = std::env::var_os(variable).map_or(built, PathBuf::from);
     path.canonicalize().unwrap_or_else(|error| panic!("{}: {error} (run 'make build', or set {variable})", path.display()))

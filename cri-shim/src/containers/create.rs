@@ -91,7 +91,11 @@ async fn create_one(shim: &Shim, pod: &Arc<Pod>, config: v1::ContainerConfig) ->
 
 fn find_image(shim: &Shim, config: &v1::ContainerConfig) -> Result<Arc<Image>> {
     let name = config.image.as_ref().map(|image| image.image.as_str()).unwrap_or_default();
-    shim.images.lookup(name).ok_or_else(|| Error::NotFound(format!("image {name:?} is not here: pull it first")))
+    let image = shim.images.lookup(name).ok_or_else(|| Error::NotFound(format!("image {name:?} is not here: pull it first")))?;
+    match image.is_artifact() {
+        true => Err(Error::InvalidArgument(format!("image {name:?} is an artifact: it can be mounted as a volume, not run"))),
+        false => Ok(image),
+    }
 }
 
 /// What the specification takes from an image.

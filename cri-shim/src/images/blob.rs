@@ -3,7 +3,7 @@
 //! server or the next, without the reader noticing. The reader's end of file means that size and digest were right.
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Buf, Bytes};
@@ -60,7 +60,7 @@ pub(super) struct BlobReader {
     offset: u64,
     begun: bool,
     prefix: Option<io::Take<File>>,
-    partial: Option<File>,
+    partial: Arc<Partial>,
     fetching: Option<mpsc::Receiver<Bytes>>,
     piece: Bytes,
 }
@@ -77,7 +77,7 @@ impl BlobReader {
             offset: 0,
             begun: false,
             prefix: None,
-            partial: None,
+            partial: Arc::default(),
             fetching: None,
             piece: Bytes::new(),
         }
@@ -97,7 +97,7 @@ impl BlobReader {
             self.outcome().kept = length;
             self.prefix = Some(File::open(path)?.take(length));
         }
-        self.partial = Some(file);
+        *self.partial.file() = Some(file);
         Ok(())
     }
 
@@ -115,7 +115,7 @@ impl BlobReader {
     fn begin(&mut self) {
         self.begun = true;
         if self.open_partial().is_err() {
-            (self.prefix, self.partial) = (None, None);
+            self.prefix = None;
             self.outcome().kept = 0;
         }
     }
@@ -135,19 +135,14 @@ impl BlobReader {
         while self.piece.is_empty() {
             let pieces = self.fetching.get_or_insert_with(|| {
                 let (sender, receiver) = mpsc::channel(QUEUE);
-                let fetching = fetch(self.source.clone(), self.outcome.clone(), self.offset, sender);
+                let pieces = Pieces { sender, partial: self.partial.clone(), path: self.source.partial.clone() };
+                let fetching = fetch(self.source.clone(), self.outcome.clone(), self.offset, pieces);
                 self.handle.spawn(self.source.cancelled.clone().run_until_cancelled_owned(fetching));
                 receiver
             });
             let Some(piece) = pieces.blocking_recv() else {
                 return Err(self.ended());
             };
-            if let Some(file) = &mut self.partial
-                && file.write_all(&piece).is_err()
-            {
-                // A full disk: the layer may yet fit without it.
-                self.drop_partial();
-            }
             self.piece = piece;
         }
         let n = self.piece.len().min(buf.len());
@@ -158,10 +153,7 @@ impl BlobReader {
 
     /// The partial file is of no use any more: the layer is stored, or the bytes are wrong.
     pub(super) fn drop_partial(&mut self) {
-        // Removed by whoever holds its lock, and by nobody else.
-        if let (Some(_), Some(path)) = (self.partial.take(), &self.source.partial) {
-            let _ = std::fs::remove_file(path);
-        }
+        self.partial.remove(self.source.partial.as_deref());
     }
 
     /// At the end: the digest.
@@ -208,8 +200,48 @@ impl Read for BlobReader {
     }
 }
 
+/// The file that survives a break, while it is held. What came is in it at once, whether the reader has got to it or not.
+#[derive(Default)]
+struct Partial(Mutex<Option<File>>);
+
+impl Partial {
+    fn file(&self) -> std::sync::MutexGuard<'_, Option<File>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Removed by whoever holds its lock, and by nobody else.
+    fn remove(&self, path: Option<&Path>) {
+        if let (Some(_), Some(path)) = (self.file().take(), path) {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// Where the bytes go that were fetched.
+struct Pieces {
+    sender: mpsc::Sender<Bytes>,
+    partial: Arc<Partial>,
+    path: Option<PathBuf>,
+}
+
+impl Pieces {
+    /// Fails where the reader is gone: so is the reason to go on.
+    async fn send(&self, piece: Bytes) -> Result<(), Failure> {
+        if self.partial.file().is_some() {
+            // A full disk: the layer may yet fit without it.
+            tokio::task::block_in_place(|| {
+                let written = self.partial.file().as_mut().map_or(Ok(()), |file| file.write_all(&piece));
+                if written.is_err() {
+                    self.partial.remove(self.path.as_deref());
+                }
+            });
+        }
+        self.sender.send(piece).await.map_err(|_| Failure::new(Kind::Cancelled, "cancelled"))
+    }
+}
+
 /// Sends the blob's bytes from `offset` on, from whoever gives them; leaves the failure in `outcome` if nobody does.
-async fn fetch(source: Arc<Source>, outcome: Arc<Mutex<Outcome>>, offset: u64, pieces: mpsc::Sender<Bytes>) {
+async fn fetch(source: Arc<Source>, outcome: Arc<Mutex<Outcome>>, offset: u64, pieces: Pieces) {
     let mut offset = offset;
     let result = match from_servers(&source, &outcome, &mut offset, &pieces).await {
         Err(failure) if !source.descriptor.urls.is_empty() => from_urls(&source, &mut offset, &pieces, failure).await,
@@ -220,7 +252,7 @@ async fn fetch(source: Arc<Source>, outcome: Arc<Mutex<Outcome>>, offset: u64, p
     }
 }
 
-async fn from_servers(source: &Source, outcome: &Mutex<Outcome>, offset: &mut u64, pieces: &mpsc::Sender<Bytes>) -> Result<(), Failure> {
+async fn from_servers(source: &Source, outcome: &Mutex<Outcome>, offset: &mut u64, pieces: &Pieces) -> Result<(), Failure> {
     let mut rounds = source.repository.rounds(|endpoint| endpoint.pull);
     source.excluded.iter().for_each(|at| rounds.exclude(*at));
     while let Some(at) = rounds.next().await {
@@ -245,7 +277,7 @@ async fn from_servers(source: &Source, outcome: &Mutex<Outcome>, offset: &mut u6
 }
 
 /// A foreign layer's own URLs, where the registry does not have it.
-async fn from_urls(source: &Source, offset: &mut u64, pieces: &mpsc::Sender<Bytes>, registry: Failure) -> Result<(), Failure> {
+async fn from_urls(source: &Source, offset: &mut u64, pieces: &Pieces, registry: Failure) -> Result<(), Failure> {
     let mut last = registry;
     for url in &source.descriptor.urls {
         for _ in 0..3 {
@@ -266,7 +298,7 @@ async fn from_urls(source: &Source, offset: &mut u64, pieces: &mpsc::Sender<Byte
 }
 
 /// The body of one answer, from `offset` on.
-async fn stream(source: &Source, answer: Answer, offset: &mut u64, pieces: &mpsc::Sender<Bytes>) -> Result<(), Failure> {
+async fn stream(source: &Source, answer: Answer, offset: &mut u64, pieces: &Pieces) -> Result<(), Failure> {
     let Descriptor { digest, size, .. } = &source.descriptor;
     let place = format!("{}: blob {digest}", answer.server());
     let corrupt = |what: String| Failure::new(Kind::Corrupt, format!("{place}: {what}"));
@@ -303,8 +335,7 @@ async fn stream(source: &Source, answer: Answer, offset: &mut u64, pieces: &mpsc
             return Err(corrupt(format!("more than the {size} bytes that were announced")));
         }
         *offset += piece.len() as u64;
-        // The reader is gone: so is the reason to go on.
-        pieces.send(piece).await.map_err(|_| Failure::new(Kind::Cancelled, "cancelled"))?;
+        pieces.send(piece).await?;
         if offset == size {
             return Ok(());
         }

@@ -38,6 +38,7 @@ pub type Ids = (u32, u32, Vec<u32>);
 /// Makes the bundle in the new folder `dir`. `find_user` looks the image's user up in the root
 /// file system; it is not asked where `squash` leaves only root. `terminal`: the process gets one.
 pub fn make(image: &Image, dir: &Path, squash: bool, terminal: bool, find_user: impl FnOnce(&OwnedFd) -> Result<Ids>) -> Result<Unpacked> {
+    anyhow::ensure!(!image.is_artifact(), "{} is an artifact, not an image: there is nothing to run", image.id);
     std::fs::create_dir(dir).with_context(|| format!("{}: mkdir", dir.display()))?;
     let dir = std::fs::canonicalize(dir)?;
     let result = fill(image, &dir, squash, terminal, find_user).with_context(|| format!("bundle {}", dir.display()));

@@ -105,6 +105,15 @@ impl Manifest {
     }
 }
 
+impl Manifest {
+    /// What kind of artifact this manifest is of; `None`: an image's (image-spec manifest.md, "Guidelines for Artifact Usage").
+    pub fn artifact(&self) -> Option<&str> {
+        let kind = &*self.config.as_ref()?.media_type;
+        let image = matches!(kind, "" | media::CONFIG | "application/vnd.docker.container.image.v1+json" | "application/octet-stream");
+        (!image).then(|| self.artifact_type.as_deref().unwrap_or(kind))
+    }
+}
+
 /// What of an image config is used to run a container (image-spec config.md).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]

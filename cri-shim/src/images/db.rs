@@ -15,6 +15,7 @@ use std::sync::{Mutex, PoisonError};
 const IMAGES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("images");
 const LAYERS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("layers");
 const BLOBS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("blobs");
+/// Bytes held back for removing images on a full disk.
 const RESERVE: usize = 4 << 20;
 const CACHE: usize = 4 << 20;
 

@@ -25,6 +25,12 @@ impl Images {
     /// Writes `image` into the new folder `dir` under the name `name`. Gives the digest of the
     /// manifest that was written.
     pub fn export(&self, image: &Image, dir: &Path, name: &str) -> Result<Digest> {
+        if image.is_artifact() {
+            bail!(
+                "{name} is an artifact: its files are in {}",
+                image.layers.iter().map(|l| l.display().to_string()).collect::<Vec<_>>().join(", ")
+            );
+        }
         std::fs::create_dir(dir).with_context(|| format!("{}: mkdir", dir.display()))?;
         let result = self.write_layout(image, dir, name).with_context(|| format!("export {name} to {}", dir.display()));
         if result.is_err() && dir.is_absolute() {

@@ -9,6 +9,7 @@ use super::decompress::decoder;
 use super::digest::{Digest, Hasher, HashingReader};
 use super::layers::Scratch;
 use super::store::{Image, Images};
+use super::tar::of_one_file;
 use super::unpack::{Unpacked, unpack};
 use super::{lower, now, step};
 use anyhow::{Context, Result, bail};
@@ -43,10 +44,12 @@ pub struct Names {
 pub struct LayerPlan {
     /// Digest, size and media type of the blob.
     pub descriptor: Descriptor,
-    /// Digest of its uncompressed tar archive.
+    /// Digest of its uncompressed tar archive; of an artifact's file, of its name and digest.
     pub diff_id: Digest,
     /// Identity of this layer upon those below it (image-spec config.md, "Layer ChainID").
     pub chain_id: Digest,
+    /// An artifact's file has a name, and is no archive.
+    pub file: Option<String>,
 }
 
 /// An image being added. Its layers are not freed while this lives; when the last clone is
@@ -65,6 +68,7 @@ impl Drop for Handle {
 struct Shared {
     images: Images,
     new: NewImage,
+    /// The image's id: its config's digest, or an artifact's manifest's.
     config: Digest,
     plan: Vec<LayerPlan>,
     /// The folder of each layer that is in the store by now.
@@ -78,6 +82,9 @@ impl Images {
     pub fn begin(&self, new: NewImage) -> Result<Ingest> {
         let manifest = Manifest::parse(&new.manifest)?;
         let Some(config) = &manifest.config else { bail!("manifest: has no config; it is an index, not an image") };
+        if let Some(kind) = manifest.artifact() {
+            return self.begin_artifact(&manifest, kind, new.clone());
+        }
         if config.digest != digest_like(&config.digest, &new.config) {
             bail!("image config: digest is not {}", config.digest);
         }
@@ -87,20 +94,44 @@ impl Images {
             bail!("image config names {} layers, the manifest {}", diff_ids.len(), manifest.layers.len());
         }
         if diff_ids.is_empty() {
-            bail!("image has no layers; an artifact cannot be run");
+            bail!("image has no layers");
         }
         let config = config.digest.clone();
+        Ok(self.ingest(new, config, manifest.layers.into_iter().zip(diff_ids).map(|(layer, diff_id)| (layer, diff_id, None))))
+    }
+
+    /// An artifact is a folder of its layers, each a file (image-spec manifest.md). Its config may be the same as any other's,
+    /// so its id is the manifest's digest.
+    fn begin_artifact(&self, manifest: &Manifest, kind: &str, new: NewImage) -> Result<Ingest> {
+        if manifest.layers.is_empty() {
+            bail!("artifact ({}): has no files", kind.escape_default());
+        }
+        let file = |layer: &Descriptor| {
+            let title = layer.annotations.get("org.opencontainers.image.title").filter(|title| !title.is_empty());
+            let name = title.cloned().unwrap_or_else(|| layer.digest.hex().to_owned());
+            // In an archive these would be other things than files.
+            if name.ends_with('/') || name.split('/').any(|part| part.starts_with(".wh.")) {
+                bail!("artifact: layer {}: {name:?} is no name for a file", layer.digest);
+            }
+            Ok((layer.clone(), Digest::of(format!("{name} {}", layer.digest).as_bytes()), Some(name)))
+        };
+        let files = manifest.layers.iter().map(file).collect::<Result<Vec<_>>>()?;
+        let id = Digest::of(&new.manifest);
+        Ok(self.ingest(new, id, files.into_iter()))
+    }
+
+    fn ingest(&self, new: NewImage, config: Digest, layers: impl Iterator<Item = (Descriptor, Digest, Option<String>)>) -> Ingest {
         let mut plan: Vec<LayerPlan> = Vec::new();
-        for (descriptor, diff_id) in manifest.layers.into_iter().zip(diff_ids) {
+        for (descriptor, diff_id, file) in layers {
             let chain_id = match plan.last() {
                 None => diff_id.clone(),
                 Some(below) => Digest::of(format!("{} {diff_id}", below.chain_id).as_bytes()),
             };
-            plan.push(LayerPlan { descriptor, diff_id, chain_id });
+            plan.push(LayerPlan { descriptor, diff_id, chain_id, file });
         }
         let ids = Mutex::new(vec![None; plan.len()]);
         let shared = Shared { images: self.clone(), new, config, plan, ids, changed: Condvar::new(), failed: false.into() };
-        Ok(Ingest(Arc::new(Handle(Arc::new(shared)))))
+        Ingest(Arc::new(Handle(Arc::new(shared))))
     }
 }
 
@@ -114,7 +145,7 @@ impl Ingest {
         &self.shared().plan
     }
 
-    /// Digest of the config: the image's id.
+    /// The image's id: the digest of its config; of an artifact, of its manifest.
     pub fn id(&self) -> &Digest {
         &self.shared().config
     }
@@ -164,8 +195,10 @@ impl Ingest {
         }
         let manifest = Digest::of(&shared.new.manifest);
         let mut manifests = vec![manifest.clone()];
-        let mut blobs =
-            vec![Op::PutBlob(manifest, shared.new.manifest.clone()), Op::PutBlob(shared.config.clone(), shared.new.config.clone())];
+        let mut blobs = vec![Op::PutBlob(manifest.clone(), shared.new.manifest.clone())];
+        if shared.config != manifest {
+            blobs.push(Op::PutBlob(shared.config.clone(), shared.new.config.clone()));
+        }
         if let Some(index) = &shared.new.index {
             let digest = Digest::of(index);
             manifests.push(digest.clone());
@@ -266,9 +299,16 @@ impl LayerWriter {
         &self.ingest.plan[self.index]
     }
 
-    /// Reads the blob once: digest, decompression, diff id, unpacking; then makes the layer
+    /// Reads the blob once: size, digest, decompression, diff id, unpacking; then makes the layer
     /// permanent. On any error nothing of it stays. Blocks; for a blocking thread.
-    pub fn write(mut self, blob: impl Read) -> Result<()> {
+    pub fn write(self, blob: impl Read) -> Result<()> {
+        let descriptor = self.plan().descriptor.clone();
+        self.write_verified(Verified::new(blob, descriptor))
+    }
+
+    /// [`LayerWriter::write`] of a reader that vouches for what it gives: it ends without an error only after exactly the
+    /// descriptor's bytes.
+    pub(super) fn write_verified(mut self, blob: impl Read) -> Result<()> {
         let plan = self.plan().clone();
         let name = || format!("layer {}", plan.descriptor.digest);
         let inner = &self.ingest.images.0;
@@ -295,24 +335,19 @@ impl LayerWriter {
     }
 
     fn unpack(&self, blob: impl Read, scratch: &Scratch) -> Result<Unpacked> {
-        let LayerPlan { descriptor, diff_id, .. } = self.plan();
-        let limited = blob.take(descriptor.size.saturating_add(1));
-        let mut compressed = BufReader::with_capacity(128 << 10, HashingReader::new(limited, descriptor.digest.hasher()));
-        let (unpacked, tar) = {
-            let tar = HashingReader::new(decoder(&mut compressed)?, diff_id.hasher());
-            let root = scratch.fd().try_clone().context("dup")?;
-            let result = unpack(tar, root, self.ingest.images.0.options);
-            let (unpacked, tar) = result?;
-            (unpacked, tar.digest())
+        let LayerPlan { descriptor, diff_id, file, .. } = self.plan();
+        let mut compressed = BufReader::with_capacity(128 << 10, blob);
+        let (root, options) = (scratch.fd().try_clone().context("dup")?, self.ingest.images.0.options);
+        let (unpacked, tar) = match file {
+            Some(name) => (unpack(of_one_file(name.as_bytes(), descriptor.size, &mut compressed)?, root, options)?.0, diff_id.clone()),
+            None => {
+                let tar = HashingReader::new(decoder(&mut compressed)?, diff_id.hasher());
+                let (unpacked, tar) = unpack(tar, root, options)?;
+                (unpacked, tar.digest())
+            }
         };
+        // What follows the archive belongs to the blob, and only at its end is it known to be the right one.
         std::io::copy(&mut compressed, &mut std::io::sink()).context("read")?;
-        let compressed = compressed.into_inner();
-        if compressed.count() != descriptor.size {
-            bail!("size is {} bytes or more, not {}", compressed.count(), descriptor.size);
-        }
-        if compressed.digest() != descriptor.digest {
-            bail!("digest is {}", compressed.digest());
-        }
         if tar != *diff_id {
             bail!("diff id is {tar}, the image config says {diff_id}");
         }
@@ -325,6 +360,34 @@ impl Drop for LayerWriter {
         if !self.finished {
             self.ingest.fail();
         }
+    }
+}
+
+/// A reader whose end means that size and digest were as described.
+struct Verified<R> {
+    blob: HashingReader<std::io::Take<R>>,
+    wanted: Descriptor,
+}
+
+impl<R: Read> Verified<R> {
+    fn new(blob: R, wanted: Descriptor) -> Verified<R> {
+        Verified { blob: HashingReader::new(blob.take(wanted.size.saturating_add(1)), wanted.digest.hasher()), wanted }
+    }
+}
+
+impl<R: Read> Read for Verified<R> {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.blob.read(buf)?;
+        if n == 0 && !buf.is_empty() {
+            let (count, digest) = (self.blob.count(), self.blob.digest());
+            if count != self.wanted.size {
+                return Err(std::io::Error::other(format!("size is {count} bytes or more, not {}", self.wanted.size)));
+            }
+            if digest != self.wanted.digest {
+                return Err(std::io::Error::other(format!("digest is {digest}")));
+            }
+        }
+        Ok(n)
     }
 }
 

@@ -76,9 +76,6 @@ fn layout(source: &Source) -> Result<Vec<Found>> {
     for entry in &index.manifests {
         let Some((manifest, index)) = choose(source, entry, 0)? else { continue };
         let config = Manifest::parse(&manifest)?.config.with_context(|| format!("manifest {}: no config", entry.digest))?;
-        if matches!(&*config.media_type, "application/vnd.oci.empty.v1+json") {
-            continue;
-        }
         let config = source.blob(&config)?;
         let mut one = Found { new: NewImage { manifest, config, index }, files: Vec::new(), names: Names::default() };
         let annotation = |key: &str| entry.annotations.get(key).cloned();

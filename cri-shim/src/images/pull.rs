@@ -248,7 +248,7 @@ async fn first_failure(running: &mut JoinSet<Result<(), (Failure, Option<Wrong>)
 /// One layer, in a blocking thread.
 fn write_layer(writer: LayerWriter, mut reader: BlobReader, outcome: &Mutex<Outcome>) -> Result<(), (Failure, Option<Wrong>)> {
     let digest = writer.plan().descriptor.digest.clone();
-    let Err(error) = writer.write(&mut reader) else {
+    let Err(error) = writer.write_verified(&mut reader) else {
         reader.drop_partial();
         return Ok(());
     };

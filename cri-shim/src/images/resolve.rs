@@ -2,7 +2,7 @@
 //! against the digest of what named it, and small: no layer is touched here.
 use anyhow::Result;
 
-use super::config::{Descriptor, ImageDocument, Manifest, Platform, media};
+use super::config::{Descriptor, ImageDocument, Manifest, Platform};
 use super::digest::Digest;
 use super::failure::{Failure, Kind};
 use super::reference::Reference;
@@ -18,7 +18,7 @@ pub(super) struct Resolved {
     pub(super) top: Document,
     /// The manifest of this platform; the same document where there is no index.
     pub(super) manifest: Document,
-    /// The image config's bytes; their digest is the image id.
+    /// The image config's bytes; their digest is the image id. Nothing of an artifact.
     pub(super) config: Vec<u8>,
 }
 
@@ -54,7 +54,9 @@ pub(super) async fn resolve(
     let Some(descriptor) = parsed.config.clone().filter(|_| !parsed.is_index()) else {
         return Err(unsupported(&manifest.digest, "neither an image manifest nor an index of some"));
     };
-    check_kind(&manifest.digest, &parsed, &descriptor)?;
+    if parsed.artifact().is_some() {
+        return Ok(Resolved { top, manifest, config: Vec::new() });
+    }
     let config = match known(&descriptor.digest) {
         Some(bytes) => bytes,
         None => repository.content(&descriptor, CONFIG_LIMIT).await?,
@@ -119,15 +121,6 @@ fn parse(document: &Document) -> Result<Manifest, Failure> {
 
 fn unsupported(digest: &Digest, what: &str) -> Failure {
     Failure::new(Kind::Unsupported, format!("{digest}: {what}"))
-}
-
-fn check_kind(digest: &Digest, manifest: &Manifest, config: &Descriptor) -> Result<(), Failure> {
-    let kind = &*config.media_type;
-    if matches!(kind, "" | media::CONFIG | "application/vnd.docker.container.image.v1+json" | "application/octet-stream") {
-        return Ok(());
-    }
-    let named = manifest.artifact_type.as_deref().unwrap_or(kind);
-    Err(unsupported(digest, &format!("an artifact ({}), not an image", named.escape_default())))
 }
 
 /// The entry that fits best: the highest variant that runs here, the first of equals; one without a platform if it is alone.

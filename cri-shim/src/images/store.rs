@@ -46,7 +46,7 @@ pub(super) struct State {
 /// An image. Whoever holds the `Arc` holds its layers.
 #[derive(Debug)]
 pub struct Image {
-    /// Config digest, `sha256:<hex>`: CRI's image id and image_ref everywhere.
+    /// Config digest, `sha256:<hex>`: CRI's image id and image_ref everywhere. Of an artifact, the manifest's digest.
     pub id: String,
     /// Canonical names with tags.
     pub repo_tags: Vec<String>,
@@ -340,6 +340,17 @@ impl Images {
 }
 
 impl Image {
+    /// Whether this is an artifact: files to mount, nothing to run.
+    pub fn is_artifact(&self) -> bool {
+        self.manifest == self.record.id
+    }
+
+    /// Whether a person's name for an image means this one.
+    pub fn is(&self, name: &str) -> bool {
+        let full = Reference::parse(name).map_or_else(|_| name.to_owned(), |reference| reference.to_string());
+        self.id == full || self.repo_tags.contains(&full) || self.repo_digests.contains(&full)
+    }
+
     /// Nobody holds this or an earlier version of it. Asked of the store's own `Arc`.
     fn unused(self: &Arc<Image>) -> bool {
         Arc::strong_count(self) == 1 && Arc::strong_count(&self.lease) == 1

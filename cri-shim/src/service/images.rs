@@ -15,8 +15,8 @@ use crate::trace::Span;
 
 pub(super) fn list(shim: &Shim, filter: Option<&v1::ImageFilter>) -> Vec<v1::Image> {
     match filter.and_then(|filter| filter.image.as_ref()).filter(|image| !image.image.is_empty()) {
-        Some(wanted) => shim.images.lookup(&wanted.image).iter().map(|image| message(image)).collect(),
-        None => shim.images.list().iter().map(|image| message(image)).collect(),
+        Some(wanted) => shim.images.lookup(&wanted.image).iter().map(|image| message(shim, image)).collect(),
+        None => shim.images.list().iter().map(|image| message(shim, image)).collect(),
     }
 }
 
@@ -27,7 +27,7 @@ pub(super) fn status(shim: &Shim, request: &v1::ImageStatusRequest) -> Result<v1
         Some(image) if request.verbose => info(shim, image)?,
         _ => BTreeMap::new(),
     };
-    Ok(v1::ImageStatusResponse { image: image.map(|image| message(&image)), info })
+    Ok(v1::ImageStatusResponse { image: image.map(|image| message(shim, &image)), info })
 }
 
 pub(super) async fn pull(shim: &Shim, request: v1::PullImageRequest) -> Result<String> {
@@ -55,17 +55,13 @@ pub(super) async fn remove(shim: &Shim, request: &v1::RemoveImageRequest) -> Res
 pub(super) async fn fs_info(shim: &Shim) -> Result<v1::ImageFsInfoResponse> {
     let images = shim.images.clone();
     let info = blocking(move || Ok(images.fs_info())).await?;
-    let usage = |used: u64, inodes: u64| v1::FilesystemUsage {
+    let images = v1::FilesystemUsage {
         timestamp: now(),
         fs_id: Some(v1::FilesystemIdentifier { mountpoint: info.mountpoint.display().to_string() }),
-        used_bytes: Some(v1::UInt64Value { value: used }),
-        inodes_used: Some(v1::UInt64Value { value: inodes }),
+        used_bytes: Some(v1::UInt64Value { value: info.used_bytes }),
+        inodes_used: Some(v1::UInt64Value { value: info.inodes }),
     };
-    // Writable layers lie on the same file system.
-    Ok(v1::ImageFsInfoResponse {
-        image_filesystems: vec![usage(info.used_bytes, info.inodes)],
-        container_filesystems: vec![usage(info.used_bytes, info.inodes)],
-    })
+    Ok(v1::ImageFsInfoResponse { image_filesystems: vec![images], container_filesystems: vec![crate::stats::writable_layers(shim).await?] })
 }
 
 fn named(image: Option<&v1::ImageSpec>) -> Result<&str> {
@@ -76,7 +72,7 @@ fn named(image: Option<&v1::ImageSpec>) -> Result<&str> {
     Ok(name)
 }
 
-fn message(image: &Image) -> v1::Image {
+fn message(shim: &Shim, image: &Image) -> v1::Image {
     let user = image.config.user.split(':').next().unwrap_or_default();
     let uid = user.parse().ok();
     v1::Image {
@@ -87,7 +83,7 @@ fn message(image: &Image) -> v1::Image {
         uid: uid.map(|value| v1::Int64Value { value }),
         username: if uid.is_some() { String::new() } else { user.to_owned() },
         spec: Some(v1::ImageSpec { image: image.id.clone(), ..Default::default() }),
-        pinned: image.pinned,
+        pinned: image.pinned || shim.config.images.pinned.iter().any(|name| image.is(name)),
     }
 }
 

@@ -1,7 +1,7 @@
-//! Our own Images service: a pull that tells how far it is, for `rrun-cri pull`.
+//! Our own Images service: a pull that tells how far it is, for `rrun-cri pull`, and what else its commands want of the store.
 
 use rrun_proto::rrun::images_server::Images;
-use rrun_proto::rrun::{LayerProgress, LayerState, PullProgress, PullRequest};
+use rrun_proto::rrun::{LayerProgress, LayerState, PullProgress, PullRequest, WorkRequest, WorkResponse};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
@@ -10,6 +10,8 @@ use super::{Answer, Streamed};
 use crate::error::Error;
 use crate::images::progress::{Layer, State};
 use crate::images::{Credentials, Reference};
+use crate::person::Work;
+use crate::pods::blocking;
 use crate::shim::Shim;
 use crate::trace::Span;
 
@@ -22,6 +24,11 @@ impl Pull {
     /// Serves that one.
     pub fn new(shim: Shim) -> Pull {
         Pull { shim }
+    }
+
+    async fn work(&self, work: Work, request: Request<WorkRequest>) -> Answer<WorkResponse> {
+        let (images, request) = (self.shim.images.clone(), request.into_inner());
+        Ok(Response::new(blocking(move || Ok(work.of(&images, &request)?)).await?))
     }
 }
 
@@ -53,6 +60,22 @@ impl Images for Pull {
             let _ = messages.send(last.map_err(Status::from)).await;
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn inspect(&self, request: Request<WorkRequest>) -> Answer<WorkResponse> {
+        self.work(Work::Inspect, request).await
+    }
+
+    async fn export(&self, request: Request<WorkRequest>) -> Answer<WorkResponse> {
+        self.work(Work::Export, request).await
+    }
+
+    async fn bundle(&self, request: Request<WorkRequest>) -> Answer<WorkResponse> {
+        self.work(Work::Bundle, request).await
+    }
+
+    async fn load(&self, request: Request<WorkRequest>) -> Answer<WorkResponse> {
+        self.work(Work::Load, request).await
     }
 }
 

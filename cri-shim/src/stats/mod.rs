@@ -23,7 +23,7 @@ use cgroup::{Cgroup, Pressure, Stall, Usage};
 use disk::Disk;
 pub use metrics::descriptors;
 use read::Reader;
-pub use rpc::{container, containers, metrics, pod, pods};
+pub use rpc::{container, containers, metrics, pod, pods, writable_layers};
 
 /// A reading is not repeated for so long.
 const FRESH: Duration = Duration::from_secs(1);
@@ -138,6 +138,22 @@ impl Stats {
             linux.process = Some(v1::ProcessUsage { timestamp: now(), process_count: value(tasks) });
         }
         v1::PodSandboxStats { attributes: Some(pod.attributes.clone()), linux: Some(linux) }
+    }
+
+    /// What the writable layers of these containers hold together, each as of its last walk.
+    pub fn writable_layers(&self, containers: &[Container<'_>]) -> v1::FilesystemUsage {
+        let (mut bytes, mut inodes) = (0, 0);
+        for container in containers {
+            let reading = self.reading(container.id);
+            let content = reading.lock().unwrap_or_else(PoisonError::into_inner).disk.content(container.upper);
+            (bytes, inodes) = (bytes + content.bytes, inodes + content.inodes);
+        }
+        v1::FilesystemUsage {
+            timestamp: now(),
+            fs_id: Some(v1::FilesystemIdentifier { mountpoint: self.mountpoint.clone() }),
+            used_bytes: value(bytes),
+            inodes_used: value(inodes),
+        }
     }
 
     /// Forgets everything that is not among `ids`. Whoever lists everything calls it with everything.

@@ -86,7 +86,7 @@ mod tests {
         let names = |all: &[Interface]| all.iter().map(|i| i.name.clone()).collect::<Vec<_>>();
         match visit(Path::new("/proc/self/ns/net")) {
             Some(text) => assert_eq!(names(&parse(&text)), names(&own)),
-            None => eprintln!("skipped: needs the right to join a network namespace"),
+            None => eprintln!("SKIP stats::network: needs the right to join a network namespace"),
         }
         assert!(interfaces(None, Path::new("/nonexistent")).is_empty());
     }

@@ -126,13 +126,24 @@ pub async fn metrics(shim: &Shim) -> Result<Vec<v1::PodSandboxMetrics>> {
     read(shim, move |stats| all.iter().map(|one| stats.metrics(&one.view(), &one.containers())).collect()).await
 }
 
+/// What the writable layers of all containers hold, for ImageFsInfo.
+pub async fn writable_layers(shim: &Shim) -> Result<v1::FilesystemUsage> {
+    forget_the_gone(shim);
+    let all: Vec<_> = shim.containers().into_iter().map(OneContainer::new).collect();
+    read(shim, move |stats| stats.writable_layers(&all.iter().map(OneContainer::view).collect::<Vec<_>>())).await
+}
+
 fn ready(shim: &Shim, asked: impl Fn(&str, &record::Pod) -> bool) -> Vec<OnePod> {
+    forget_the_gone(shim);
     let pods = shim.pods();
-    let known: Vec<Arc<containers::Container>> = shim.containers();
-    let ids = pods.iter().map(|pod| pod.id.as_str()).chain(known.iter().map(|container| container.id.as_str()));
-    shim.stats.keep(&ids.collect::<Vec<_>>());
     let is_asked = |pod: &Arc<pods::Pod>| Some(pod.record()).is_some_and(|record| record.ready && asked(&pod.id, &record));
     pods.iter().filter(|pod| is_asked(pod)).map(|pod| OnePod::new(shim, pod)).collect()
+}
+
+fn forget_the_gone(shim: &Shim) {
+    let (pods, known) = (shim.pods(), shim.containers());
+    let ids = pods.iter().map(|pod| pod.id.as_str()).chain(known.iter().map(|container| container.id.as_str()));
+    shim.stats.keep(&ids.collect::<Vec<_>>());
 }
 
 async fn read<T: Send + 'static>(shim: &Shim, work: impl FnOnce(&Stats) -> T + Send + 'static) -> Result<T> {

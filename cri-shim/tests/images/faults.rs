@@ -3,7 +3,7 @@
 //! A cut is a copy of the backing file of a mounted image file, taken at the step: what was
 //! not synced by then is not in it. The copy is mounted (its journal replays) and opened.
 use crate::store::open;
-use crate::support::{Mount, Temp, archive, file, is_root, layout, node};
+use crate::support::{Mount, Temp, archive, file, is_root, layout, node, skip};
 use rrun_cri::images::tar::{Entry, Kind};
 use rrun_cri::images::{Digest, Images};
 use std::os::unix::process::ExitStatusExt;
@@ -109,11 +109,11 @@ fn power_cut_at_every_step() {
         std::fs::File::create(&disk).unwrap().set_len(64 << 20).unwrap();
         let made = Command::new("mkfs.ext4").arg("-q").arg(&disk).output();
         if !made.is_ok_and(|output| output.status.success()) {
-            println!("skipped: needs mkfs.ext4");
+            skip("needs mkfs.ext4");
             return;
         }
         let Some(mount) = Mount::file(&disk, &temp.join("mnt")) else {
-            println!("skipped: needs loop devices");
+            skip("needs loop devices");
             return;
         };
         // The empty file system itself is on disk; nothing after this is unless the store syncs it.

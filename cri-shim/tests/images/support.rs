@@ -4,6 +4,7 @@ use rrun_cri::images::{Digest, unpack};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 /// A folder that goes with the test.
 pub(crate) struct Temp(PathBuf);
@@ -35,9 +36,14 @@ impl Drop for Temp {
 pub(crate) fn is_root() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
-        println!("skipped: needs root (owners, devices)");
+        skip("needs root (owners, devices)");
     }
     root
+}
+
+/// Says that this test is left out, and why.
+pub(crate) fn skip(reason: &str) {
+    println!("SKIP {}: {reason}", std::thread::current().name().unwrap_or("a test"));
 }
 
 pub(crate) fn file(path: &str, contents: &str) -> (Entry, Vec<u8>) {
@@ -137,7 +143,19 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        let unmounted = std::process::Command::new("umount").arg(&self.0).status();
-        assert!(unmounted.is_ok_and(|status| status.success()) || std::thread::panicking(), "umount {:?}", self.0);
+        // The kernel closes the files of a process that died a moment after its end was told.
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let unmounted = std::process::Command::new("umount").arg(&self.0).output().unwrap();
+            let text = String::from_utf8_lossy(&unmounted.stderr);
+            if unmounted.status.success() {
+                return;
+            }
+            if !text.contains("busy") || Instant::now() > deadline {
+                assert!(std::thread::panicking(), "{text}");
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 }

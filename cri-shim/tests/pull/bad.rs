@@ -116,7 +116,7 @@ async fn images_for_others() {
     let (world, fake) = (World::new(), Fake::start(content, |_| Reply::Good));
     for (tag, code, words) in [
         ("elsewhere", Code::NotFound, "which has linux/s390x"),
-        ("artifact", Code::FailedPrecondition, "an artifact (application/wasm), not an image"),
+        ("artifact", Code::FailedPrecondition, "artifact (application/wasm): has no files"),
         ("absent", Code::NotFound, "MANIFEST_UNKNOWN"),
     ] {
         let error = world.pull(&fake.image(&format!("x:{tag}"))).await.unwrap_err();

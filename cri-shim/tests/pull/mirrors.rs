@@ -157,3 +157,29 @@ async fn a_foreign_layer_comes_from_its_url() {
     assert_eq!(std::fs::read(pulled.layers[0].join("foreign")).unwrap(), b"from elsewhere");
     assert!(elsewhere.log().iter().all(|asked| asked.header("authorization").is_empty()));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_token_and_a_credential_file_are_used_as_they_are() {
+    let made = image(&[1000]);
+    let server = Fake::start(made.content.clone(), |asked| match asked.header("authorization") {
+        // Basic: "me:hunter2", as the file has it.
+        "Bearer ready-made" | "Basic bWU6aHVudGVyMg==" => Reply::Good,
+        given => {
+            let challenge = if given.starts_with("Bearer") { "Bearer realm=\"http://127.0.0.1:1/token\"" } else { "Basic realm=\"here\"" };
+            Reply::Say(401, vec![("www-authenticate", challenge.to_owned())], Vec::new())
+        }
+    });
+    let world = World::new();
+    let name = server.image("x");
+    let error = world.pull_as(&name, basic("me", "wrong")).await.unwrap_err();
+    assert!(error.code() == tonic::Code::Unauthenticated && !error.to_string().contains("wrong"), "{error}");
+    let reference = rrun_cri::images::Reference::parse(&name).unwrap();
+    let file = world.path("auth.json");
+    std::fs::write(&file, json!({"auths": {server.address.to_string(): {"auth": "bWU6aHVudGVyMg=="}}}).to_string()).unwrap();
+    let found = rrun_cri::images::credentials(&reference, Some(&file)).unwrap();
+    let image = world.pull_as(&name, found).await.unwrap();
+    world.images().remove(&image.id).unwrap();
+    drop(image);
+    let token = rrun_cri::images::Credentials::Registry("ready-made".to_owned());
+    assert_eq!(world.pull_as(&name, token).await.unwrap().id, made.id.as_str());
+}

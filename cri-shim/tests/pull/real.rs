@@ -34,7 +34,7 @@ impl Drop for Registry {
 fn installed() -> bool {
     let there = Command::new("docker-registry").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
     if !there {
-        println!("skipped: docker-registry is not installed");
+        println!("SKIP pull::real: docker-registry is not installed");
     }
     there
 }
@@ -171,7 +171,7 @@ async fn passwords() {
     filled(&world, &made);
     // htpasswd -Bbn me hunter2
     let Ok(line) = Command::new("htpasswd").args(["-Bbn", "me", "hunter2"]).output() else {
-        println!("skipped: htpasswd is not installed (apache2-utils)");
+        println!("SKIP pull::real: htpasswd is not installed (apache2-utils)");
         return;
     };
     std::fs::write(world.path("htpasswd"), line.stdout).unwrap();

@@ -187,7 +187,7 @@ async fn a_pod_with_a_network_of_its_own() {
         .unwrap();
     let mut line = [0; 3];
     if pod.stdout.take().unwrap().read_exact(&mut line).await.is_err() {
-        eprintln!("skipped: unshare --net and ip link need root and iproute2");
+        eprintln!("SKIP forwards::a_pod_with_a_network_of_its_own: unshare --net and ip link need root and iproute2");
         return;
     }
     let netns = format!("/proc/{}/ns/net", pod.id().unwrap());

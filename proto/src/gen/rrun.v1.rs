@@ -2,6 +2,31 @@
 #[derive(serde::Serialize, serde::Deserialize)]
 #[serde(default)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WorkRequest {
+    /// Name of the image, as a person writes it.
+    #[prost(string, tag = "1")]
+    pub image: ::prost::alloc::string::String,
+    /// Absolute path, as the daemon sees it.
+    #[prost(string, tag = "2")]
+    pub path: ::prost::alloc::string::String,
+    /// The bundle's process gets a terminal.
+    #[prost(bool, tag = "3")]
+    pub terminal: bool,
+}
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WorkResponse {
+    /// What goes to standard output.
+    #[prost(string, repeated, tag = "1")]
+    pub lines: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What a person should know besides.
+    #[prost(string, repeated, tag = "2")]
+    pub notes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 #[prost(skip_debug)]
 pub struct PullRequest {
     /// Name of the image, as a person writes it.
@@ -191,6 +216,82 @@ pub mod images_client {
             req.extensions_mut().insert(GrpcMethod::new("rrun.v1.Images", "Pull"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// An image's names, layers and configuration, as JSON.
+        pub async fn inspect(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WorkRequest>,
+        ) -> std::result::Result<tonic::Response<super::WorkResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/rrun.v1.Images/Inspect");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("rrun.v1.Images", "Inspect"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Writes an image as an OCI image layout into the new folder `path`.
+        pub async fn export(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WorkRequest>,
+        ) -> std::result::Result<tonic::Response<super::WorkResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/rrun.v1.Images/Export");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("rrun.v1.Images", "Export"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Makes a bundle of an image in the new folder `path`.
+        pub async fn bundle(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WorkRequest>,
+        ) -> std::result::Result<tonic::Response<super::WorkResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/rrun.v1.Images/Bundle");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("rrun.v1.Images", "Bundle"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Puts the images at `path` into the store, under the name `image` where there is one.
+        pub async fn load(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WorkRequest>,
+        ) -> std::result::Result<tonic::Response<super::WorkResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/rrun.v1.Images/Load");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("rrun.v1.Images", "Load"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -217,6 +318,26 @@ pub mod images_server {
             &self,
             request: tonic::Request<super::PullRequest>,
         ) -> std::result::Result<tonic::Response<Self::PullStream>, tonic::Status>;
+        /// An image's names, layers and configuration, as JSON.
+        async fn inspect(
+            &self,
+            request: tonic::Request<super::WorkRequest>,
+        ) -> std::result::Result<tonic::Response<super::WorkResponse>, tonic::Status>;
+        /// Writes an image as an OCI image layout into the new folder `path`.
+        async fn export(
+            &self,
+            request: tonic::Request<super::WorkRequest>,
+        ) -> std::result::Result<tonic::Response<super::WorkResponse>, tonic::Status>;
+        /// Makes a bundle of an image in the new folder `path`.
+        async fn bundle(
+            &self,
+            request: tonic::Request<super::WorkRequest>,
+        ) -> std::result::Result<tonic::Response<super::WorkResponse>, tonic::Status>;
+        /// Puts the images at `path` into the store, under the name `image` where there is one.
+        async fn load(
+            &self,
+            request: tonic::Request<super::WorkRequest>,
+        ) -> std::result::Result<tonic::Response<super::WorkResponse>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct ImagesServer<T> {
@@ -336,6 +457,178 @@ pub mod images_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/rrun.v1.Images/Inspect" => {
+                    #[allow(non_camel_case_types)]
+                    struct InspectSvc<T: Images>(pub Arc<T>);
+                    impl<T: Images> tonic::server::UnaryService<super::WorkRequest>
+                    for InspectSvc<T> {
+                        type Response = super::WorkResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WorkRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Images>::inspect(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = InspectSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/rrun.v1.Images/Export" => {
+                    #[allow(non_camel_case_types)]
+                    struct ExportSvc<T: Images>(pub Arc<T>);
+                    impl<T: Images> tonic::server::UnaryService<super::WorkRequest>
+                    for ExportSvc<T> {
+                        type Response = super::WorkResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WorkRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Images>::export(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ExportSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/rrun.v1.Images/Bundle" => {
+                    #[allow(non_camel_case_types)]
+                    struct BundleSvc<T: Images>(pub Arc<T>);
+                    impl<T: Images> tonic::server::UnaryService<super::WorkRequest>
+                    for BundleSvc<T> {
+                        type Response = super::WorkResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WorkRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Images>::bundle(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = BundleSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/rrun.v1.Images/Load" => {
+                    #[allow(non_camel_case_types)]
+                    struct LoadSvc<T: Images>(pub Arc<T>);
+                    impl<T: Images> tonic::server::UnaryService<super::WorkRequest>
+                    for LoadSvc<T> {
+                        type Response = super::WorkResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WorkRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Images>::load(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = LoadSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

@@ -723,7 +723,7 @@ fn rrun_runs_it() {
     let runtime = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("rrun");
     let busybox = Path::new("/bin/busybox");
     if !rustix::process::geteuid().is_root() || !runtime.exists() || !busybox.exists() {
-        eprintln!("skipped: needs root, {} and a static {}", runtime.display(), busybox.display());
+        eprintln!("SKIP oci: needs root, {} and a static {}", runtime.display(), busybox.display());
         return;
     }
     let bundle = std::env::temp_dir().join(format!("rrun-cri-bundle-{}", std::process::id()));

@@ -9,6 +9,7 @@ mod writer;
 
 pub use reader::{Archive, Entry, Kind, Limits};
 pub use writer::Writer;
+pub(super) use writer::of_one_file;
 
 /// The most pieces a sparse file may have.
 const MAX_SPARSE: usize = 1 << 20;

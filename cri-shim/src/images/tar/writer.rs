@@ -18,9 +18,8 @@ impl<W: Write> Writer<W> {
         Writer { out }
     }
 
-    /// Writes an entry; `contents` gives exactly `entry.size` bytes where it is a file. Holes are
-    /// written as zeros.
-    pub fn append(&mut self, entry: &Entry, contents: impl Read) -> Result<()> {
+    /// Writes what stands before an entry's contents.
+    fn begin(&mut self, entry: &Entry) -> Result<()> {
         let records = records(entry);
         if !records.is_empty() {
             let name: &[u8] = b"././@PaxHeader";
@@ -38,7 +37,13 @@ impl<W: Write> Writer<W> {
             Kind::Dir => b'5',
             Kind::Fifo => b'6',
         };
-        self.header(entry, kind)?;
+        self.header(entry, kind)
+    }
+
+    /// Writes an entry; `contents` gives exactly `entry.size` bytes where it is a file. Holes are
+    /// written as zeros.
+    pub fn append(&mut self, entry: &Entry, contents: impl Read) -> Result<()> {
+        self.begin(entry)?;
         if entry.kind == Kind::File {
             let copied = std::io::copy(&mut contents.take(entry.size), &mut self.out)?;
             if copied != entry.size {
@@ -89,6 +94,15 @@ impl<W: Write> Writer<W> {
         let missing = (size.next_multiple_of(BLOCK as u64) - size) as usize;
         self.out.write_all(&zeros[..missing]).context("write")
     }
+}
+
+/// An archive of one file, made as it is read: `contents` gives exactly `size` bytes.
+pub(in super::super) fn of_one_file(path: &[u8], size: u64, contents: impl Read) -> Result<impl Read> {
+    let mut writer = Writer::new(Vec::new());
+    writer.begin(&Entry::file(path, size))?;
+    let padding = size.checked_next_multiple_of(BLOCK as u64).context("size is out of range")? - size;
+    let end = std::io::repeat(0).take(padding + 2 * BLOCK as u64);
+    Ok(std::io::Cursor::new(writer.out).chain(contents.take(size)).chain(end))
 }
 
 impl Entry {
