@@ -19,3 +19,4 @@ mod pods;
 mod scan;
 mod security;
 mod stop;
+mod streams;

@@ -61,3 +61,32 @@ fn unimplemented(rpc: &str) -> Status {
 fn done<T: Default>() -> Response<T> {
     Response::new(T::default())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events::Events;
+    use futures_util::StreamExt;
+
+    fn event(at: i64) -> ContainerEventResponse {
+        ContainerEventResponse { created_at: at, ..Default::default() }
+    }
+
+    #[tokio::test]
+    async fn events_without_a_reader_are_nobodys_and_a_slow_reader_is_told() {
+        let events = Events::default();
+        events.publish(event(1));
+        assert!(!events.has_readers());
+        let (slow, mut good) = (follow(events.subscribe()), Box::pin(follow(events.subscribe())));
+        for at in 2..6000 {
+            events.publish(event(at));
+            assert_eq!(good.next().await.unwrap().unwrap().created_at, at);
+        }
+        let read: Vec<_> = slow.collect().await;
+        assert_eq!(read.len(), 1, "its end comes at once");
+        let end = read[0].as_ref().unwrap_err();
+        assert!(end.code() == tonic::Code::DataLoss && end.message().contains("list everything"), "{end:?}");
+        drop(good);
+        assert!(!events.has_readers());
+    }
+}
