@@ -60,11 +60,14 @@ fn look(config: &Config) -> Result<Vec<Found>> {
         ("/proc/sys/user/max_user_namespaces", "user namespaces for pods"),
         ("/proc/self/ns/time", "time namespaces"),
         ("/sys/kernel/security/apparmor", "AppArmor profiles"),
-        ("/sys/fs/selinux/enforce", "SELinux labels"),
         ("/proc/pressure/cpu", "pressure (PSI) in stats"),
     ] {
         all.push(if Path::new(path).exists() { Found::Good(what.into()) } else { Found::Lacking(format!("{what}: no {path}")) });
     }
+    all.push(match host.selinux {
+        true => Found::Good("SELinux labels".into()),
+        false => Found::Lacking("SELinux labels: it is not active, or no policy is loaded".into()),
+    });
     all.push(match rustix::fs::statfs("/proc/self/ns/net") {
         Ok(_) if program(Path::new("iptables")).is_some() || program(Path::new("nft")).is_some() => {
             Found::Good("iptables or nft for host ports".into())

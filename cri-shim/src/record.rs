@@ -10,6 +10,8 @@ use rrun_proto::v1;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::containers::oci::Labels;
+
 /// A pod sandbox: `pods/<id>/pod.json`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -40,6 +42,8 @@ pub struct Pod {
     pub init: Option<Process>,
     /// The first folder of the cgroup parent that did not exist before: it goes with the pod.
     pub made_cgroup: Option<PathBuf>,
+    /// Its SELinux labels; empty where SELinux is off.
+    pub selinux: Labels,
 }
 
 /// A process that may be gone: the start time tells it from a later one with the same pid.

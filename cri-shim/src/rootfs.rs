@@ -27,6 +27,8 @@ pub struct Overlay<'a> {
     pub target: &'a Path,
     /// The pod's user namespace, and the host's ids of its root.
     pub user: Option<(BorrowedFd<'a>, u32, u32)>,
+    /// The SELinux label of all files in it; empty: none.
+    pub label: &'a str,
 }
 
 impl Overlay<'_> {
@@ -47,12 +49,20 @@ impl Overlay<'_> {
         if let [only] = layers
             && self.writable.is_none()
         {
-            // An overlay wants two folders; one alone is simply bound.
+            // An overlay wants two folders; one alone is simply bound. A bind mount has no label of its own: then the
+            // empty target is the second folder.
+            if !self.label.is_empty() {
+                return self.overlay(&[self.target.to_owned(), only.clone()]);
+            }
             let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
             let tree = open_tree(CWD, only, flags).with_context(|| format!("open_tree {}", only.display()))?;
             crate::sys::set_read_only(tree.as_fd()).context("mount_setattr read-only")?;
             return self.attach(tree.as_fd());
         }
+        self.overlay(layers)
+    }
+
+    fn overlay(&self, layers: &[PathBuf]) -> Result<()> {
         let fs = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).context("fsopen overlay")?;
         let set = |name: &str, value: &Path| {
             let bytes = value.as_os_str().as_bytes();
@@ -80,6 +90,10 @@ impl Overlay<'_> {
             None => attributes |= MountAttrFlags::MOUNT_ATTR_RDONLY,
         }
         let _ = fsconfig_set_string(fs.as_fd(), "source", "overlay");
+        if !self.label.is_empty() {
+            fsconfig_set_string(fs.as_fd(), "context", self.label)
+                .with_context(|| format!("overlay context={}: {}", self.label, log(&fs)))?;
+        }
         fsconfig_create(fs.as_fd()).with_context(|| format!("mount the overlay of {}: {}", self.target.display(), log(&fs)))?;
         let mount = fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes).context("fsmount overlay")?;
         self.attach(mount.as_fd())

@@ -14,7 +14,7 @@ fn wrong_sandboxes() {
     let missing = cri.run_pod_sandbox(v1::RunPodSandboxRequest::default()).unwrap_err();
     assert_eq!((missing.code(), missing.message()), (InvalidArgument, "config is missing"));
     type Change = fn(&mut v1::PodSandboxConfig);
-    let wrong: [(&str, Change, Code, &str); 12] = [
+    let wrong: [(&str, Change, Code, &str); 14] = [
         ("no metadata", |c| c.metadata = None, InvalidArgument, "config.metadata"),
         ("no name", |c| c.metadata.as_mut().unwrap().name.clear(), InvalidArgument, "config.metadata.name"),
         ("no namespace", |c| c.metadata.as_mut().unwrap().namespace.clear(), InvalidArgument, "config.metadata.namespace"),
@@ -22,6 +22,18 @@ fn wrong_sandboxes() {
         ("a relative folder of logs", |c| c.log_directory = "logs".into(), InvalidArgument, "log_directory"),
         ("a folder of logs that cannot be", |c| c.log_directory = "/proc/nowhere/logs".into(), Unknown, "log_directory"),
         ("a cgroup parent with ..", |c| c.linux.as_mut().unwrap().cgroup_parent = "/a/../../b".into(), InvalidArgument, "cgroup_parent"),
+        (
+            "a cgroup parent below a file",
+            |c| c.linux.as_mut().unwrap().cgroup_parent = "/cgroup.procs/pod".into(),
+            InvalidArgument,
+            "is no cgroup but a file in one",
+        ),
+        (
+            "a cgroup parent with a name too long",
+            |c| c.linux.as_mut().unwrap().cgroup_parent += &"x".repeat(255),
+            InvalidArgument,
+            "longer than the kernel's 255 bytes",
+        ),
         ("a network that is not", |c| namespaces(c).network = 77, InvalidArgument, "network"),
         ("another's network", |c| namespaces(c).network = v1::NamespaceMode::Target.into(), InvalidArgument, "network"),
         ("another's processes", |c| namespaces(c).pid = v1::NamespaceMode::Target.into(), InvalidArgument, "pid"),
@@ -201,6 +213,45 @@ fn wrong_containers() {
     assert!(pod.create(&config).map(drop).unwrap_err().message().contains("stranger"), "the image's own user");
     let request = v1::CreateContainerRequest { pod_sandbox_id: pod.id.clone(), ..Default::default() };
     assert_eq!(node.cri().create_container(request).unwrap_err().code(), InvalidArgument);
+    pod.end();
+}
+
+#[test]
+fn a_cgroup_parent_that_is_not_there_is_made_and_goes_with_the_pod() {
+    let node = node_or_skip!(Node::shared());
+    let top = format!("/{}/made-{}", node.name(), crate::client::unique());
+    let parent = format!("{top}/deep/pod");
+    let pod = node.pod_with(|c| c.linux.as_mut().unwrap().cgroup_parent = parent.clone());
+    let made = || node.scan().into_iter().filter(|line| line.starts_with("cgroup") && line.contains(&top)).count();
+    assert_eq!(made(), 0, "only a container needs it");
+    let container = pod.start(&script("sleep 1000"));
+    let cgroup = node.cgroup(&container.id, "memory").unwrap();
+    assert!(cgroup.parent().unwrap().ends_with(parent.trim_start_matches('/')), "{}", cgroup.display());
+    // A pod of the same parent that comes and goes takes nothing from this one.
+    let other = node.pod_with(|c| c.linux.as_mut().unwrap().cgroup_parent = parent.clone());
+    assert_eq!(other.output(&script("echo in it")), ["in it"]);
+    other.end();
+    assert!(cgroup.is_dir() && container.sh("echo lives") == "lives");
+    pod.end();
+    assert!(tests::host::wait_until(10, || made() == 0), "{:?}", node.scan());
+}
+
+#[test]
+fn an_image_that_says_nothing_of_what_to_run() {
+    let node = node_or_skip!(Node::shared());
+    let pod = node.pod();
+    let mut config = command(&[]);
+    config.image.as_mut().unwrap().image = image::BARE.into();
+    let before = scan_of(node, &pod.id);
+    let status = pod.create(&config).map(drop).unwrap_err();
+    assert_eq!(status.code(), InvalidArgument, "{status:?}");
+    assert!(status.message().contains("say what to run"), "{status:?}");
+    assert!(tests::host::wait_until(5, || scan_of(node, &pod.id) == before), "{:?}", scan_of(node, &pod.id));
+    config.command = vec!["/bin/sh".into(), "-c".into(), "pwd; id -u; echo $PATH".into()];
+    let container = pod.start(&config);
+    assert_eq!(container.ended().exit_code, 0);
+    let lines: Vec<_> = container.log().into_iter().map(|line| line.text).collect();
+    assert_eq!(lines, ["/", "0", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"], "what containers have by default");
     pod.end();
 }
 

@@ -18,6 +18,8 @@ pub(crate) const USER: &str = "localhost/test:user";
 pub(crate) const NOBODY: &str = "localhost/test:nobody";
 /// Has an entry point, a command, a folder to work in, a variable, a label, a stop signal.
 pub(crate) const FULL: &str = "localhost/test:full";
+/// Its configuration says nothing of what to run: no `config` at all.
+pub(crate) const BARE: &str = "localhost/test:bare";
 
 /// Writes the layout to `folder`.
 pub(crate) fn write_layout(folder: &Path, busybox: &Path) {
@@ -41,6 +43,7 @@ pub(crate) fn write_layout(folder: &Path, busybox: &Path) {
         (USER, json!({ "Env": ["PATH=/bin"], "User": "tester" })),
         (NOBODY, json!({ "Env": ["PATH=/bin"], "User": "stranger" })),
         (FULL, full),
+        (BARE, Value::Null),
     ];
     let manifests: Vec<_> = images.into_iter().map(|(name, config)| manifest(&blobs, name, &layer, config)).collect();
     let index = json!({ "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": manifests });
@@ -102,11 +105,14 @@ fn manifest(blobs: &Path, name: &str, layer: &Value, config: Value) -> Value {
     };
     let mut layer = layer.clone();
     layer["mediaType"] = "application/vnd.oci.image.layer.v1.tar".into();
-    let config = json!({
-        "architecture": architecture, "os": "linux", "created": "2026-01-01T00:00:00Z", "config": config,
+    let mut whole = json!({
+        "architecture": architecture, "os": "linux", "created": "2026-01-01T00:00:00Z",
         "rootfs": { "type": "layers", "diff_ids": [layer["digest"]] },
     });
-    let mut config = blob(blobs, config.to_string().as_bytes());
+    if !config.is_null() {
+        whole["config"] = config;
+    }
+    let mut config = blob(blobs, whole.to_string().as_bytes());
     config["mediaType"] = "application/vnd.oci.image.config.v1+json".into();
     let manifest = json!({
         "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "config": config, "layers": [layer],

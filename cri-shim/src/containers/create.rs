@@ -145,8 +145,9 @@ fn make_spec(shim: &Shim, pod: &Pod, container: &Container, image: &Image) -> Re
     let rootfs = container.run_dir.join("rootfs");
     let user = namespaces.user.as_ref().map(open_user_namespace).transpose()?;
     let mapped = user.as_ref().map(|(fd, uid, gid)| (fd.as_fd(), *uid, *gid));
-    Overlay { layers: &image.layers, writable: Some(&container.dir), target: &rootfs, user: mapped }.mount()?;
-    let volumes = mount_image_volumes(shim, container, mapped)?;
+    let labels = oci::container_labels(&pod_record.config, &record.config, &pod_record.selinux)?;
+    Overlay { layers: &image.layers, writable: Some(&container.dir), target: &rootfs, user: mapped, label: &labels.mount }.mount()?;
+    let volumes = mount_image_volumes(shim, container, mapped, &labels.mount)?;
     let input = oci::Input {
         id: &container.id,
         pod: oci::Pod {
@@ -156,11 +157,11 @@ fn make_spec(shim: &Shim, pod: &Pod, container: &Container, image: &Image) -> Re
             namespaces: &namespaces,
             hostname: &pod.hostname(),
             files: &crate::pods::files(&pod_record.config, &pod.run_dir),
-            selinux: &oci::Labels::default(),
         },
         config: &record.config,
         image: &image_config(image),
         image_name: record.config.image.as_ref().map(|image| image.image.as_str()).unwrap_or_default(),
+        selinux: &labels,
         rootfs: &rootfs,
         host: &shim.host,
         features: oci::features(&runtime.features, &shim.host),
@@ -208,6 +209,7 @@ fn mount_image_volumes(
     shim: &Shim,
     container: &Container,
     user: Option<(std::os::fd::BorrowedFd<'_>, u32, u32)>,
+    label: &str,
 ) -> Result<HashMap<usize, PathBuf>> {
     let mut volumes = HashMap::new();
     for (index, mount) in container.record().config.mounts.iter().enumerate() {
@@ -216,7 +218,7 @@ fn mount_image_volumes(
             Error::NotFound(format!("ImageVolumeMountFailed: mounts[{index}].image {:?} is not here: pull it first", spec.image))
         })?;
         let target = container.run_dir.join("volumes").join(index.to_string());
-        Overlay { layers: &image.layers, writable: None, target: &target, user }.mount()?;
+        Overlay { layers: &image.layers, writable: None, target: &target, user, label }.mount()?;
         volumes.insert(index, sub_path(&target, &mount.image_sub_path, index)?);
     }
     Ok(volumes)

@@ -6,19 +6,31 @@ use std::path::{Path, PathBuf};
 
 use rrun_proto::v1;
 
+use crate::error::{Error, Result};
+
 /// The part of the pod's cgroup parent that is not there yet: the folder that begins it, relative to the hierarchies' roots.
 /// Blocks.
-pub(super) fn missing(config: &v1::PodSandboxConfig) -> Option<PathBuf> {
-    let parent = config.linux.as_ref()?.cgroup_parent.trim_start_matches('/');
+///
+/// # Errors
+/// `InvalidArgument` where a file is on the way.
+pub(super) fn missing(config: &v1::PodSandboxConfig) -> Result<Option<PathBuf>> {
+    let parent = config.linux.as_ref().map_or("", |linux| linux.cgroup_parent.trim_start_matches('/'));
     if parent.is_empty() || parent.ends_with(".slice") || parent.split('/').any(|name| name == "..") {
-        return None;
+        return Ok(None);
     }
     let roots = hierarchies();
-    let there = |path: &Path| roots.iter().any(|root| root.join(path).is_dir());
-    let parent = Path::new(parent);
-    let mut ancestors: Vec<&Path> = parent.ancestors().filter(|path| !path.as_os_str().is_empty()).collect();
+    let mut ancestors: Vec<&Path> = Path::new(parent).ancestors().filter(|path| !path.as_os_str().is_empty()).collect();
     ancestors.reverse();
-    ancestors.into_iter().find(|path| !there(path)).map(Path::to_owned)
+    for path in ancestors {
+        if let Some(root) = roots.iter().find(|root| root.join(path).is_file()) {
+            let file = root.join(path);
+            return Err(Error::InvalidArgument(format!("linux.cgroup_parent: {} is no cgroup but a file in one", file.display())));
+        }
+        if !roots.iter().any(|root| root.join(path).is_dir()) {
+            return Ok(Some(path.to_owned()));
+        }
+    }
+    Ok(None)
 }
 
 /// Removes what the first container of the pod made: `from` and what is below it on the way to the parent. A cgroup that is

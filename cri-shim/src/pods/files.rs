@@ -28,8 +28,8 @@ pub fn paths(config: &v1::PodSandboxConfig, run_dir: &Path) -> Files {
     }
 }
 
-/// Writes and mounts them. Blocks.
-pub(crate) fn make(config: &v1::PodSandboxConfig, hostname: &str, run_dir: &Path) -> Result<()> {
+/// Writes and mounts them, shared memory with the SELinux label unless it is empty. Blocks.
+pub(crate) fn make(config: &v1::PodSandboxConfig, hostname: &str, run_dir: &Path, label: &str) -> Result<()> {
     let write = |name: &str, text: String| {
         let path = run_dir.join(name);
         fs::write(&path, text).with_context(|| format!("write {}", path.display()))
@@ -43,7 +43,7 @@ pub(crate) fn make(config: &v1::PodSandboxConfig, hostname: &str, run_dir: &Path
     write("hostname", format!("{hostname}\n"))?;
     write("hosts", host_file("/etc/hosts")?)?;
     if super::options(config).ipc() != v1::NamespaceMode::Node {
-        mount_shm(&run_dir.join("shm"))?;
+        mount_shm(&run_dir.join("shm"), label)?;
     }
     Ok(())
 }
@@ -69,10 +69,11 @@ fn host_file(path: &str) -> Result<String> {
     }
 }
 
-fn mount_shm(target: &Path) -> Result<()> {
+fn mount_shm(target: &Path, label: &str) -> Result<()> {
     fs::create_dir_all(target).with_context(|| format!("make {}", target.display()))?;
     let fs = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).context("fsopen tmpfs")?;
-    for (name, value) in [("source", "shm"), ("mode", "1777"), ("size", SHM_SIZE)] {
+    let context = Some(("context", label)).filter(|_| !label.is_empty());
+    for (name, value) in [("source", "shm"), ("mode", "1777"), ("size", SHM_SIZE)].into_iter().chain(context) {
         fsconfig_set_string(fs.as_fd(), name, value).with_context(|| format!("tmpfs {name}={value}"))?;
     }
     fsconfig_create(fs.as_fd()).context("make a tmpfs")?;

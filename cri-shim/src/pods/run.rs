@@ -82,10 +82,17 @@ async fn run_one(shim: &Shim, config: v1::PodSandboxConfig, handler: String) -> 
 }
 
 fn new_record(shim: &Shim, id: String, config: v1::PodSandboxConfig, handler: String) -> Result<record::Pod> {
+    let made_cgroup = super::cgroup::missing(&config)?;
     let own_network = options(&config).network() == v1::NamespaceMode::Pod;
+    let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    let selinux = match shim.host.selinux {
+        true => oci::pod_labels(context.and_then(|context| context.selinux_options.as_ref()), &id)?,
+        false => oci::Labels::default(),
+    };
     Ok(record::Pod {
+        selinux,
         netns: own_network.then(|| shim.pins.new_path()).transpose()?,
-        made_cgroup: super::cgroup::missing(&config),
+        made_cgroup,
         boot_id: shim.boot_id.clone(),
         created_at: now(),
         id,
@@ -97,8 +104,8 @@ fn new_record(shim: &Shim, id: String, config: v1::PodSandboxConfig, handler: St
 
 async fn make(shim: &Shim, pod: &Arc<Pod>) -> Result<()> {
     let record = pod.record();
-    let (config, hostname, run_dir) = (record.config.clone(), pod.hostname(), pod.run_dir.clone());
-    blocking(move || Ok(files::make(&config, &hostname, &run_dir)?)).await?;
+    let (written, hostname, run_dir) = (record.clone(), pod.hostname(), pod.run_dir.clone());
+    blocking(move || Ok(files::make(&written.config, &hostname, &run_dir, &written.selinux.mount)?)).await?;
     step::reached("pod files");
     make_log_directory(&record.config).await?;
     let (monitor, events) = Monitor::start(&shim.monitor_program()?, &pod.run_dir).await?;

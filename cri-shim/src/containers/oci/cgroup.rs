@@ -6,6 +6,9 @@ use super::{CgroupDriver, invalid};
 use crate::config::Config;
 use crate::error::Result;
 
+/// Bytes of a file's name.
+const NAME_MAX: usize = 255;
+
 /// A container's cgroup: `SLICE:PREFIX:ID` for systemd, which makes `PREFIX-ID.scope` of it, and `/PARENT/ID` else.
 /// Without a parent, containers are in `system.slice`, or at the top.
 ///
@@ -27,6 +30,9 @@ pub(super) fn check_parent(parent: &str, driver: CgroupDriver) -> Result<()> {
     let field = "linux.cgroup_parent";
     if Path::new(parent).components().any(|part| part == Component::ParentDir) || parent.contains('\0') {
         return Err(invalid(format!("{field}: {parent:?} does not stay beneath the cgroup hierarchy")));
+    }
+    if let Some(name) = parent.split('/').find(|name| name.len() > NAME_MAX) {
+        return Err(invalid(format!("{field}: {name:?} is longer than the kernel's {NAME_MAX} bytes")));
     }
     if driver == CgroupDriver::Systemd && !parent.is_empty() && !parent.ends_with(".slice") {
         return Err(invalid(format!("{field}: {parent:?} is not a slice, and the cgroup driver is systemd; let kubelet use it too")));
@@ -57,6 +63,7 @@ mod tests {
         ] {
             assert_eq!(cgroups_path(parent, "c", driver, &settings).unwrap(), Path::new(path));
         }
+        assert!(cgroups_path(&format!("/kubepods/{}", "x".repeat(256)), "c", Cgroupfs, &settings).is_err());
         assert!(cgroups_path("/kubepods/../x", "c", Cgroupfs, &settings).is_err());
         assert!(cgroups_path("/kubepods", "c", Systemd, &settings).unwrap_err().to_string().contains("not a slice"));
     }

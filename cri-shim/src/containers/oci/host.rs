@@ -76,7 +76,7 @@ impl Host {
             seccomp: Path::new("/proc/sys/kernel/seccomp/actions_avail").exists(),
             apparmor: fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with('Y'))
                 && Path::new("/sys/kernel/security/apparmor").exists(),
-            selinux: Path::new("/sys/fs/selinux/status").exists(),
+            selinux: super::lsm::selinux_is_active(),
             least_oom_score_adj: (!capabilities.contains(&Capability::SysResource)).then_some(own_score),
             capabilities,
             kernel: version(&release),

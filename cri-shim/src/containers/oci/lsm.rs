@@ -2,13 +2,15 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
 use rrun_proto::v1::security_profile::ProfileType;
-use rrun_proto::v1::{LinuxContainerSecurityContext, SeLinuxOption, SecurityProfile};
-use rustix::fs::{XattrFlags, lsetxattr};
+use rrun_proto::v1::{self, LinuxContainerSecurityContext, SeLinuxOption, SecurityProfile};
+use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, XattrFlags, openat, setxattr};
 
 use super::{Input, Labels, invalid};
 use crate::error::Result;
@@ -131,41 +133,61 @@ fn profile_text(name: &str) -> String {
     .replacen("profile ", "@{PROC}=/proc/\n\nprofile ", 1)
 }
 
-/// The SELinux label of a container's processes; a privileged container keeps the runtime's own.
-pub(super) fn process_label(input: &Input<'_>) -> Result<Option<String>> {
-    let security = input.security();
-    if !input.host.selinux || security.privileged {
-        return Ok(None);
-    }
-    Ok(Some(labels(security.selinux_options.as_ref(), input.pod.selinux)?.process).filter(|label| !label.is_empty()))
-}
-
-/// The SELinux label of a container's files.
-pub(super) fn mount_label(input: &Input<'_>) -> Result<Option<String>> {
-    if !input.host.selinux {
-        return Ok(None);
-    }
-    Ok(Some(labels(input.security().selinux_options.as_ref(), input.pod.selinux)?.mount).filter(|label| !label.is_empty()))
+/// Whether SELinux is active: its file system is mounted and a policy is loaded.
+pub(super) fn selinux_is_active() -> bool {
+    let own = fs::read_to_string("/proc/self/attr/current").unwrap_or_default();
+    Path::new("/sys/fs/selinux/enforce").exists() && !own.is_empty() && !own.starts_with("kernel")
 }
 
 /// A pod's SELinux labels: what it asks for over the policy's defaults, with a level of its own unless one is given.
-/// `id` is the pod's; two pods have the same level with a chance of one in half a million.
+/// `id` is the pod's; two pods have the same level with a chance of one in half a million. Blocks.
 ///
 /// # Errors
-/// `InvalidArgument` for options with a colon.
+/// `InvalidArgument` for options that are not part of a label.
 pub fn pod_labels(options: Option<&SeLinuxOption>, id: &str) -> Result<Labels> {
-    let contexts = fs::read_to_string("/etc/selinux/targeted/contexts/lxc_contexts").unwrap_or_default();
-    let of = |key: &str, default: &str| {
-        let line = contexts.lines().find_map(|line| line.split_once('=').filter(|(name, _)| name.trim() == key));
-        line.map_or(default, |(_, value)| value.trim().trim_matches('"')).to_owned()
-    };
-    let level = format!("s0:{}", categories(id));
-    let with_level = |label: String| label.splitn(4, ':').take(3).collect::<Vec<_>>().join(":") + ":" + &level;
-    let defaults = Labels {
-        process: with_level(of("process", "system_u:system_r:container_t:s0")),
-        mount: with_level(of("file", "system_u:object_r:container_file_t:s0")),
-    };
-    labels(options, &defaults)
+    let config = fs::read_to_string("/etc/selinux/config").unwrap_or_default();
+    let policy = value(&config, "SELINUXTYPE").unwrap_or("targeted");
+    let contexts = fs::read_to_string(format!("/etc/selinux/{policy}/contexts/lxc_contexts")).unwrap_or_default();
+    labels(options, &default_labels(&contexts, id))
+}
+
+/// What a policy's file `lxc_contexts` names for containers, with the pod's own level.
+fn default_labels(contexts: &str, id: &str) -> Labels {
+    let with_level = |label: &str| format!("{}:s0:{}", label.splitn(4, ':').take(3).collect::<Vec<_>>().join(":"), categories(id));
+    Labels {
+        process: with_level(value(contexts, "process").unwrap_or("system_u:system_r:container_t")),
+        mount: with_level(value(contexts, "file").unwrap_or("system_u:object_r:container_file_t")),
+    }
+}
+
+/// The value of a line `KEY = VALUE` or `KEY="VALUE"`.
+fn value<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+    let mut pairs = text.lines().filter_map(|line| line.split_once('='));
+    pairs.find(|(name, _)| name.trim() == key).map(|(_, value)| value.trim().trim_matches('"'))
+}
+
+/// A container's SELinux labels: what it asks for over its pod's. Its processes keep the runtime's own label where it is
+/// privileged, or sees the host's processes or IPC objects and asks for no label: separated from them it could not do its work.
+/// Both are empty where the pod has none.
+///
+/// # Errors
+/// `InvalidArgument` for options that are not part of a label.
+pub fn container_labels(pod: &v1::PodSandboxConfig, config: &v1::ContainerConfig, pod_labels: &Labels) -> Result<Labels> {
+    if *pod_labels == Labels::default() {
+        return Ok(Labels::default());
+    }
+    let of_pod = pod.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    let of_container = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    let options = of_container.and_then(|context| context.selinux_options.as_ref());
+    let asked = options.is_some() || of_pod.is_some_and(|context| context.selinux_options.is_some());
+    let of_host = of_pod
+        .and_then(|context| context.namespace_options.as_ref())
+        .is_some_and(|options| [options.pid(), options.ipc()].contains(&v1::NamespaceMode::Node));
+    let mut labels = labels(options, pod_labels)?;
+    if of_container.is_some_and(|context| context.privileged) || of_host && !asked {
+        labels.process.clear();
+    }
+    Ok(labels)
 }
 
 /// Two categories of the 1024, the smaller first, from the id's first digits.
@@ -216,13 +238,26 @@ pub(super) fn relabel(path: &Path, label: &str) -> anyhow::Result<()> {
     if NEVER.iter().any(|never| path == Path::new(never)) {
         bail!("{}: a folder of the host's system is not relabelled", path.display());
     }
-    match lsetxattr(path, c"security.selinux", label.as_bytes(), XattrFlags::empty()) {
+    relabel_at(CWD, path, label).with_context(|| format!("label {} as {label}", path.display()))
+}
+
+/// By descriptors: containers that have the folder already may exchange what is in it for links meanwhile.
+fn relabel_at(folder: impl AsFd, name: &Path, label: &str) -> anyhow::Result<()> {
+    let file = openat(folder.as_fd(), name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    let own = format!("/proc/self/fd/{}", file.as_raw_fd());
+    match setxattr(&own, c"security.selinux", label.as_bytes(), XattrFlags::empty()) {
         Err(rustix::io::Errno::NOTSUP) => return Ok(()),
-        done => done.with_context(|| format!("label {} as {label}", path.display()))?,
+        done => done?,
     }
-    if path.is_dir() && !path.is_symlink() {
-        for entry in fs::read_dir(path).with_context(|| path.display().to_string())? {
-            relabel(&entry?.path(), label)?;
+    if FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) != FileType::Directory {
+        return Ok(());
+    }
+    let opened = openat(&file, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    for entry in Dir::read_from(&opened)? {
+        let entry = entry?;
+        let name = std::ffi::OsStr::from_bytes(entry.file_name().to_bytes());
+        if name != "." && name != ".." {
+            relabel_at(&opened, Path::new(name), label).with_context(|| name.display().to_string())?;
         }
     }
     Ok(())
@@ -233,16 +268,88 @@ mod tests {
     use super::*;
 
     #[test]
-    fn options_over_labels() {
-        let pod = pod_labels(None, &"a".repeat(64)).unwrap();
-        assert!(pod.process.ends_with(":container_t:s0:c682,c683"), "{pod:?}");
+    fn a_policy_names_the_labels_of_containers() {
+        let id = "a".repeat(64);
+        let labels = |contexts: &str| {
+            let made = default_labels(contexts, &id);
+            (made.process, made.mount)
+        };
+        let own = |process: &str, mount: &str| (format!("{process}:s0:c682,c683"), format!("{mount}:s0:c682,c683"));
+        assert_eq!(labels(""), own("system_u:system_r:container_t", "system_u:object_r:container_file_t"));
+        let text = "process = \"system_u:system_r:box_t:s0\"\ncontent = \"x:y:z:s0\"\nfile = \"system_u:object_r:box_file_t:s0\"\n";
+        assert_eq!(labels(text), own("system_u:system_r:box_t", "system_u:object_r:box_file_t"));
+        assert_eq!(value("SELINUX=enforcing\nSELINUXTYPE=mls\n", "SELINUXTYPE"), Some("mls"));
+    }
+
+    #[test]
+    fn labels_of_containers() {
+        let pod = |change: fn(&mut v1::LinuxSandboxSecurityContext)| {
+            let mut context = v1::LinuxSandboxSecurityContext::default();
+            change(&mut context);
+            let linux = v1::LinuxPodSandboxConfig { security_context: Some(context), ..Default::default() };
+            v1::PodSandboxConfig { linux: Some(linux), ..Default::default() }
+        };
+        let container = |context: LinuxContainerSecurityContext| {
+            let linux = v1::LinuxContainerConfig { security_context: Some(context), ..Default::default() };
+            v1::ContainerConfig { linux: Some(linux), ..Default::default() }
+        };
         let options = SeLinuxOption { r#type: "spc_t".into(), level: "s0:c4,c5".into(), ..Default::default() };
-        let own = labels(Some(&options), &pod).unwrap();
-        assert!(own.process.ends_with(":spc_t:s0:c4,c5") && own.mount.ends_with(":container_file_t:s0:c4,c5"), "{own:?}");
-        for bad in [SeLinuxOption { user: "a:b".into(), ..Default::default() }, SeLinuxOption { level: "s0;".into(), ..Default::default() }]
+        let of_pod = default_labels("", &"a".repeat(64));
+        let plain = LinuxContainerSecurityContext::default;
+        let labels = |pod: &v1::PodSandboxConfig, context| container_labels(pod, &container(context), &of_pod).unwrap();
+        assert_eq!(labels(&pod(|_| {}), plain()), of_pod, "the pod's");
+        let own = labels(&pod(|_| {}), LinuxContainerSecurityContext { selinux_options: Some(options.clone()), ..plain() });
+        assert_eq!(own.process, "system_u:system_r:spc_t:s0:c4,c5");
+        assert_eq!(own.mount, "system_u:object_r:container_file_t:s0:c4,c5", "files keep their type");
+        let without = Labels { process: String::new(), ..of_pod.clone() };
+        assert_eq!(labels(&pod(|_| {}), LinuxContainerSecurityContext { privileged: true, ..plain() }), without);
+        let namespace = |pid: v1::NamespaceMode, ipc: v1::NamespaceMode| {
+            Some(v1::NamespaceOption { pid: pid.into(), ipc: ipc.into(), ..Default::default() })
+        };
+        let host = pod(|_| {});
+        for namespaces in
+            [namespace(v1::NamespaceMode::Node, v1::NamespaceMode::Pod), namespace(v1::NamespaceMode::Pod, v1::NamespaceMode::Node)]
         {
-            assert!(labels(Some(&bad), &pod).unwrap_err().to_string().contains("selinux_options"));
+            let mut host = host.clone();
+            host.linux.as_mut().unwrap().security_context.as_mut().unwrap().namespace_options = namespaces;
+            assert_eq!(labels(&host, plain()), without, "the host's processes");
+            let own = labels(&host, LinuxContainerSecurityContext { selinux_options: Some(options.clone()), ..plain() });
+            assert_eq!(own.process, "system_u:system_r:spc_t:s0:c4,c5", "asked for");
         }
+        let bad = LinuxContainerSecurityContext { selinux_options: Some(SeLinuxOption { user: "a:b".into(), ..options }), ..plain() };
+        let none = container_labels(&host, &container(bad.clone()), &Labels::default()).unwrap();
+        assert_eq!(none, Labels::default(), "no SELinux: nothing is asked");
+        assert!(container_labels(&host, &container(bad), &of_pod).unwrap_err().to_string().contains("selinux_options.user"));
+        let bad = SeLinuxOption { level: "s0;".into(), ..Default::default() };
+        assert!(pod_labels(Some(&bad), "a").unwrap_err().to_string().contains("selinux_options.level"));
+    }
+
+    #[test]
+    fn all_in_a_folder_is_labelled_and_nothing_that_links_lead_to() {
+        let base = std::env::temp_dir().join(format!("rrun-cri-relabel-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&base);
+        fs::create_dir_all(base.join("folder/inner")).unwrap();
+        fs::write(base.join("folder/inner/file"), "").unwrap();
+        fs::write(base.join("outside"), "").unwrap();
+        std::os::unix::fs::symlink("../../outside", base.join("folder/inner/link")).unwrap();
+        let label = "system_u:object_r:container_file_t:s0:c1,c2";
+        // Without SELinux the attribute is like any other of its kind, where one may be set at all.
+        match relabel(&base.join("folder"), label) {
+            Err(error) => assert_eq!(error.root_cause().downcast_ref(), Some(&rustix::io::Errno::PERM), "{error:#}"),
+            Ok(()) => {
+                let read = |name: &str| {
+                    let mut value = [0; 100];
+                    let length = rustix::fs::lgetxattr(base.join(name), c"security.selinux", &mut value[..]);
+                    length.map(|length| String::from_utf8_lossy(&value[..length]).into_owned()).unwrap_or_default()
+                };
+                if !read("folder").is_empty() {
+                    let all = ["folder", "folder/inner", "folder/inner/file", "folder/inner/link", "outside"].map(read);
+                    assert_eq!(all, [label, label, label, label, ""]);
+                }
+            }
+        }
+        assert!(relabel(Path::new("/etc"), label).unwrap_err().to_string().contains("is not relabelled"));
+        fs::remove_dir_all(base).unwrap();
     }
 
     #[test]

@@ -34,7 +34,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 pub use cgroup::cgroups_path;
 pub use host::{CgroupDriver, Features, Host, features};
-pub use lsm::{load_default_profile, pod_labels};
+pub use lsm::{container_labels, load_default_profile, pod_labels};
 pub use process::{stop_signal, stop_signal_name};
 pub use resources::{undo_resources, update_resources};
 pub use sysctls::sysctls;
@@ -56,6 +56,8 @@ pub struct Input<'a> {
     pub image: &'a ImageConfig,
     /// The image's name, for annotations.
     pub image_name: &'a str,
+    /// The container's SELinux labels; empty where SELinux is off.
+    pub selinux: &'a Labels,
     /// The mounted root file system, absolute.
     pub rootfs: &'a Path,
     /// What the host can do.
@@ -81,8 +83,6 @@ pub struct Pod<'a> {
     pub hostname: &'a str,
     /// The pod's files, mounted where the container's mounts name nothing of their own.
     pub files: &'a Files,
-    /// The pod's SELinux labels; empty where SELinux is off.
-    pub selinux: &'a Labels,
 }
 
 /// Where a pod's namespaces are pinned. `None` is the host's.
@@ -139,7 +139,7 @@ pub struct Files {
     pub shm: Option<PathBuf>,
 }
 
-/// SELinux labels.
+/// SELinux labels, as `USER:ROLE:TYPE:LEVEL`; empty: none.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Labels {
@@ -273,7 +273,7 @@ pub fn spec(input: &Input<'_>, found: &Found) -> Result<Spec> {
         .map_err(anyhow::Error::from)?;
     let nodes: Vec<_> = found.devices.iter().chain(&found.cdi.devices).map(|device| device.node.clone()).collect();
     linux.set_devices(Some(nodes).filter(|nodes| !nodes.is_empty())).set_seccomp(found.seccomp.clone());
-    linux.set_rootfs_propagation(mounts::rootfs_propagation(found)).set_mount_label(lsm::mount_label(input)?);
+    linux.set_rootfs_propagation(mounts::rootfs_propagation(found)).set_mount_label(label(&input.selinux.mount));
     let root = RootBuilder::default().path(input.rootfs).readonly(security.readonly_rootfs);
     let mut spec = Spec::default();
     spec.set_version(OCI_VERSION.to_owned()).set_root(Some(root.build().map_err(anyhow::Error::from)?));
@@ -320,6 +320,11 @@ impl Input<'_> {
     fn resources(&self) -> Option<&v1::LinuxContainerResources> {
         self.config.linux.as_ref()?.resources.as_ref()
     }
+}
+
+/// An SELinux label, `None` where there is none.
+fn label(text: &str) -> Option<String> {
+    Some(text.to_owned()).filter(|text| !text.is_empty())
 }
 
 /// A wrong field; the text begins with its name.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use oci_spec::runtime::{LinuxCapabilities, LinuxCapabilitiesBuilder, Process, ProcessBuilder, UserBuilder};
 use rrun_proto::v1;
 
-use super::{Found, ImageConfig, Input, capabilities, invalid, lsm};
+use super::{Found, ImageConfig, Input, capabilities, invalid};
 use crate::error::Result;
 
 /// The first variables of every environment.
@@ -25,7 +25,7 @@ pub(super) fn process(input: &Input<'_>, found: &Found) -> Result<Process> {
         .build()
         .map_err(anyhow::Error::from)?;
     process.set_rlimits(None).set_oom_score_adj(oom_score_adj(input)?);
-    process.set_apparmor_profile(found.apparmor.clone()).set_selinux_label(lsm::process_label(input)?);
+    process.set_apparmor_profile(found.apparmor.clone()).set_selinux_label(super::label(&input.selinux.process));
     Ok(process)
 }
 
@@ -49,7 +49,7 @@ fn args(config: &v1::ContainerConfig, image: &ImageConfig) -> Result<Vec<String>
     };
     let all: Vec<String> = command.iter().chain(args).cloned().collect();
     match all.first() {
-        None => Err(invalid("command: empty, and the image names no program either")),
+        None => Err(invalid("command: empty, and the image names no program either: say what to run")),
         Some(program) if program.is_empty() => Err(invalid("command: the program's name is empty")),
         Some(_) => match all.iter().find(|arg| arg.contains('\0')) {
             Some(arg) => Err(invalid(format!("command: {arg:?} holds a NUL"))),

@@ -31,10 +31,15 @@ pub(super) fn of_container(input: &Input<'_>, images: &HashMap<usize, PathBuf>) 
             _ => host_path(&mount.host_path, &field)?,
         };
         check_propagation(mount, &source, &field)?;
-        if mount.selinux_relabel && input.host.selinux {
-            lsm::relabel(&source, &input.pod.selinux.mount).with_context(|| format!("{field}.selinux_relabel"))?;
+        if mount.selinux_relabel {
+            lsm::relabel(&source, &input.selinux.mount).with_context(|| format!("{field}.selinux_relabel"))?;
         }
         all.push(HostMount { mount: mount.clone(), source });
+    }
+    // The pod's files are its containers', which may have labels of their own; the last one wins.
+    let files = input.pod.files;
+    for file in [&files.resolv_conf, &files.hostname, &files.hosts].into_iter().flatten() {
+        lsm::relabel(file, &input.selinux.mount)?;
     }
     Ok(all)
 }

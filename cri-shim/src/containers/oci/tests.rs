@@ -26,6 +26,7 @@ struct Case {
     settings: Config,
     root: PathBuf,
     image_volumes: HashMap<usize, PathBuf>,
+    labels: Labels,
 }
 
 impl Case {
@@ -72,6 +73,7 @@ impl Case {
             settings: Config::default(),
             root: PathBuf::from("/"),
             image_volumes: HashMap::new(),
+            labels: Labels::default(),
         }
     }
 
@@ -88,21 +90,13 @@ impl Case {
     }
 
     fn make(&self) -> Result<(Spec, Found)> {
-        let labels = Labels::default();
         let input = Input {
             id: "c1",
-            pod: Pod {
-                id: "p1",
-                config: &self.pod,
-                handler: "rrun",
-                namespaces: &self.namespaces,
-                hostname: "web",
-                files: &self.files,
-                selinux: &labels,
-            },
+            pod: Pod { id: "p1", config: &self.pod, handler: "rrun", namespaces: &self.namespaces, hostname: "web", files: &self.files },
             config: &self.config,
             image: &self.image,
             image_name: "docker.io/library/nginx:1",
+            selinux: &self.labels,
             rootfs: Path::new("/run/c/rootfs"),
             host: &self.host,
             features: self.features,
@@ -188,6 +182,17 @@ fn the_base_case() {
         ]
     );
     assert_eq!(mount_at(&json, "/dev/shm")["source"], "/run/p/shm");
+}
+
+#[test]
+fn selinux_labels_and_where_they_go() {
+    let json = Case::new().json();
+    assert!(json["process"]["selinuxLabel"].is_null() && json["linux"]["mountLabel"].is_null(), "SELinux is off");
+    let labels = Labels { process: "u:r:container_t:s0:c1,c2".into(), mount: "u:r:container_file_t:s0:c1,c2".into() };
+    let json = with(|case| case.labels = labels.clone());
+    assert_eq!((&json["process"]["selinuxLabel"], &json["linux"]["mountLabel"]), (&json!(labels.process), &json!(labels.mount)));
+    let json = with(|case| case.labels = Labels { process: String::new(), ..labels.clone() });
+    assert!(json["process"]["selinuxLabel"].is_null() && json["linux"]["mountLabel"] == labels.mount, "privileged");
 }
 
 /// Those of this machine's /etc/group: the cases look users up in its root.
