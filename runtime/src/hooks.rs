@@ -194,10 +194,7 @@ fn pause(pidfd: Option<&OwnedFd>, left: Duration) -> Result<()> {
 fn describe(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit status {code}"),
-        (None, Some(signal)) => {
-            let name = nix::sys::signal::Signal::try_from(signal).map_or_else(|_| signal.to_string(), |s| s.to_string());
-            format!("signal: {name}")
-        }
+        (None, Some(signal)) => format!("signal: {}", sys::signal_text(signal)),
         _ => status.to_string(),
     }
 }
@@ -237,7 +234,7 @@ mod tests {
     fn a_failure_stops_the_list_and_tells_all() {
         let hooks = [sh("true"), sh("echo out; echo err >&2; exit 3"), sh("kill $PPID")];
         assert_eq!(error(Kind::CreateRuntime, &hooks), "error running createRuntime hook #1: exit status 3, stdout: out, stderr: err");
-        assert_eq!(error(Kind::Prestart, &[sh("kill -9 $$")]), "error running prestart hook #0: signal: SIGKILL, stdout: , stderr: ");
+        assert_eq!(error(Kind::Prestart, &[sh("kill -9 $$")]), "error running prestart hook #0: signal: killed, stdout: , stderr: ");
         let mut missing = Hook::default();
         missing.set_path("/no/such/hook".into());
         let text = error(Kind::Poststart, &[missing]);

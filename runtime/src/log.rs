@@ -80,6 +80,15 @@ pub fn error(message: &str) {
     }
 }
 
+/// The same where standard error gets other words than the log file, and no form around them.
+pub fn error_as(message: &str, shown: &str) {
+    let log = log();
+    if log.file.is_some() {
+        write(log, "error", message);
+    }
+    print(&format!("{}\n", one_line(shown)));
+}
+
 /// An error and its causes on one line, the kernel's in the words that callers look for:
 /// `open /x: no such file or directory`.
 pub fn message(error: &anyhow::Error) -> String {

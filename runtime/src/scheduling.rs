@@ -1,7 +1,8 @@
 //! Where and when a process runs: scheduler, I/O priority, CPU affinity of exec, NUMA memory policy.
 
 use crate::sys::{self, SchedAttr};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
+use nix::errno::Errno;
 use oci_spec::runtime::{
     IOPriorityClass, Linux, LinuxSchedulerFlag, LinuxSchedulerPolicy, MemoryPolicyFlagType, MemoryPolicyModeType, Process,
 };
@@ -11,6 +12,8 @@ use oci_spec::runtime::{
 pub struct Scheduling {
     /// `process.scheduler`, for sched_setattr(2).
     attributes: Option<SchedAttr>,
+    /// `linux.resources.cpu.cpus` has some CPUs only.
+    restricted: bool,
     /// `process.ioPriority`, class and value, for ioprio_set(2).
     io_priority: Option<u32>,
     /// `linux.memoryPolicy`, mode with flags and node mask, for set_mempolicy(2).
@@ -30,6 +33,7 @@ impl Scheduling {
         };
         Ok(Scheduling {
             attributes: process.scheduler().as_ref().map(scheduler).transpose().context("process.scheduler")?,
+            restricted: restricted(linux),
             io_priority: process.io_priority().map(|p| io_priority(p.class(), p.priority())).transpose().context("process.ioPriority")?,
             memory: linux.and_then(|l| l.memory_policy().as_ref()).map(memory_policy).transpose().context("linux.memoryPolicy")?,
             initial: cpus("initial", affinity.and_then(|a| a.initial().as_ref()))?,
@@ -43,7 +47,13 @@ impl Scheduling {
             sys::set_mempolicy(*mode, nodes).context("linux.memoryPolicy: set_mempolicy(2)")?;
         }
         if let Some(attributes) = &self.attributes {
-            sys::sched_setattr(attributes).context("process.scheduler: sched_setattr(2)")?;
+            sys::sched_setattr(attributes).map_err(|errno| match errno {
+                // The kernel has SCHED_DEADLINE on all CPUs of a machine or an exclusive cpuset alone.
+                Errno::EPERM if self.restricted => {
+                    anyhow!("process.scheduler: process scheduler can't be used together with AllowedCPUs (linux.resources.cpu.cpus)")
+                }
+                errno => anyhow::Error::new(errno).context("process.scheduler: sched_setattr(2)"),
+            })?;
         }
         if let Some(priority) = self.io_priority {
             sys::ioprio_set(priority).context("process.ioPriority: ioprio_set(2)")?;
@@ -74,6 +84,12 @@ pub fn reset_affinity() {
 
 fn set_affinity(field: &str, mask: Option<&[u64]>) -> Result<()> {
     mask.map_or(Ok(()), sys::sched_setaffinity).with_context(|| format!("process.execCPUAffinity.{field}: sched_setaffinity(2)"))
+}
+
+/// Whether the container may use some CPUs only.
+fn restricted(linux: Option<&Linux>) -> bool {
+    let cpu = linux.and_then(|l| l.resources().as_ref()).and_then(|r| r.cpu().as_ref());
+    cpu.and_then(|c| c.cpus().as_ref()).is_some_and(|cpus| !cpus.is_empty())
 }
 
 fn scheduler(s: &oci_spec::runtime::Scheduler) -> Result<SchedAttr> {
@@ -152,7 +168,11 @@ fn memory_policy(policy: &oci_spec::runtime::LinuxMemoryPolicy) -> Result<(u32, 
             F::MpolFNumaBalancing => 1 << 13,
         }
     });
-    let nodes = policy.nodes().as_deref().filter(|n| !n.is_empty()).map(mask).transpose().context("nodes")?.unwrap_or_default();
+    let nodes: Vec<u64> = policy.nodes().as_deref().filter(|n| !n.is_empty()).map(mask).transpose().context("nodes: invalid memory policy node")?.unwrap_or_default();
+    let count: u32 = nodes.iter().map(|word| word.count_ones()).sum();
+    if matches!(policy.mode(), M::MpolDefault | M::MpolLocal) && count != 0 {
+        bail!("nodes: invalid memory policy: mode requires 0 nodes but got {count}");
+    }
     Ok((mode | flags, nodes))
 }
 

@@ -138,12 +138,15 @@ fn next_signal(signals: &SignalFd) -> Option<i32> {
     signals.read_signal().ok().flatten().map(|info| info.ssi_signo as i32)
 }
 
-/// In a new process: the default actions of the signals that callers are known to ignore (nohup,
-/// shells for background jobs, daemons and Python for SIGPIPE). `execve` would keep them ignored,
-/// and `yes | head` in the container would never end.
+/// In a new process: an end to the signals that callers are known to ignore (nohup, shells for
+/// background jobs, daemons and Python for SIGPIPE). `execve` would keep them ignored, and `yes | head`
+/// in the container would never end. Those that ask for an end are heeded by a process 1, too, as long as
+/// it waits for `start`.
 pub fn default_signals() -> Result<()> {
-    let ignored = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGPIPE, libc::SIGTERM, libc::SIGCHLD, libc::SIGXFSZ];
-    ignored.into_iter().try_for_each(sys::default_action).context("reset signal actions")
+    let asking = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM];
+    let others = [libc::SIGPIPE, libc::SIGCHLD, libc::SIGXFSZ];
+    let mut all = asking.into_iter().map(sys::end_at).chain(others.into_iter().map(sys::default_action));
+    all.try_for_each(|done| done).context("reset signal actions")
 }
 
 /// Reaps every child that has ended; the status of `pid` when it is among them.

@@ -32,9 +32,9 @@ pub fn check(terminal: bool, detach: bool, console_socket: bool) -> Result<()> {
     Ok(())
 }
 
-/// Connects to the caller's console socket (`AF_UNIX`, stream).
+/// Connects to a socket of the caller (`AF_UNIX`, stream).
 pub fn connect(path: &Path) -> Result<OwnedFd> {
-    let what = || format!("console socket {}", path.display());
+    let what = || format!("socket {}", path.display());
     let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).with_context(what)?;
     let connected = match UnixAddr::new(path) {
         Err(Errno::ENAMETOOLONG) => connect_long(&socket, path),
@@ -216,7 +216,7 @@ mod tests {
         std::fs::write(dir.join("file"), "").unwrap();
         let says = |name: &str, words: &str| {
             let error = format!("{:#}", connect(&dir.join(name)).unwrap_err());
-            assert!(error.starts_with("console socket ") && error.contains(words), "{error}");
+            assert!(error.starts_with("socket ") && error.contains(words), "{error}");
         };
         says("s/console.sock", "nobody listens");
         says("file", "not a socket");

@@ -67,13 +67,14 @@ macro_rules! built {
     };
 }
 
-/// A string of a known set.
+/// A string of a known set, and how an error calls another one.
 macro_rules! choice {
-    ($type:ident; $($name:literal => $value:ident,)*) => {
+    ($type:ident; $($fields:tt)*) => { choice! { $type, "unknown value"; $($fields)* } };
+    ($type:ident, $wrong:literal; $($name:literal => $value:ident,)*) => {
         impl Read for $type {
             fn read(reader: &mut Reader<'_>) -> Result<$type> {
                 const VALUES: &[$type] = &[$($type::$value),*];
-                reader.choice(&[$($name),*]).map(|i| VALUES[i])
+                reader.choice(&[$($name),*], $wrong).map(|i| VALUES[i])
             }
         }
     };

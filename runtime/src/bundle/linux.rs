@@ -78,13 +78,13 @@ object! { LinuxIntelRdt;
     "enableMonitoring" => set_enable_monitoring,
 }
 
-object! { LinuxMemoryPolicy needs "mode";
+object! { LinuxMemoryPolicy needs "mode (invalid memory policy mode)";
     "mode" => set_mode,
     "nodes" => set_nodes,
     "flags" => set_flags,
 }
 
-choice! { MemoryPolicyModeType;
+choice! { MemoryPolicyModeType, "invalid memory policy mode";
     "MPOL_DEFAULT" => MpolDefault,
     "MPOL_BIND" => MpolBind,
     "MPOL_INTERLEAVE" => MpolInterleave,
@@ -94,7 +94,7 @@ choice! { MemoryPolicyModeType;
     "MPOL_LOCAL" => MpolLocal,
 }
 
-choice! { MemoryPolicyFlagType;
+choice! { MemoryPolicyFlagType, "invalid memory policy flag";
     "MPOL_F_NUMA_BALANCING" => MpolFNumaBalancing,
     "MPOL_F_RELATIVE_NODES" => MpolFRelativeNodes,
     "MPOL_F_STATIC_NODES" => MpolFStaticNodes,

@@ -65,17 +65,10 @@ pub(super) fn check(device: &LinuxDeviceCgroup) -> Result<()> {
 
 fn access(device: &LinuxDeviceCgroup) -> Result<u32> {
     let text = device.access().as_deref().unwrap_or_default();
-    let mut bits = 0;
-    for c in text.chars() {
-        bits |= match c {
-            'r' => READ,
-            'w' => WRITE,
-            'm' => MKNOD,
-            _ => bail!("linux.resources.devices: access {text:?} has letters other than \"rwm\""),
-        };
-    }
+    // Other letters are passed over, as runc does.
+    let bits = [('r', READ), ('w', WRITE), ('m', MKNOD)].into_iter().filter(|(c, _)| text.contains(*c)).fold(0, |bits, (_, b)| bits | b);
     if bits == 0 {
-        bail!("linux.resources.devices: access is empty; it must be some of \"rwm\"");
+        bail!("linux.resources.devices: access {text:?} is none of \"rwm\"");
     }
     Ok(bits)
 }
@@ -294,8 +287,8 @@ pub(super) mod tests {
     #[test]
     fn wrong_rules_are_named() {
         for (json, word) in [
-            (r#"[{"allow":true}]"#, "access is empty"),
-            (r#"[{"allow":true,"access":"rx"}]"#, "rx"),
+            (r#"[{"allow":true}]"#, "access \"\" is none"),
+            (r#"[{"allow":true,"access":"x"}]"#, "\"x\""),
             (r#"[{"allow":true,"access":"r","type":"p"}]"#, "\"p\""),
             (r#"[{"allow":true,"access":"r","major":-2}]"#, "-2"),
         ] {

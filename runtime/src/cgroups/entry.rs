@@ -36,7 +36,7 @@ impl Cgroup {
         }
         let Some(h) = self.ours().next() else { return Ok(Entry::None) };
         let dir = below(h, sub)?.unwrap_or_else(|| h.dir.clone());
-        let folder = Folder::open(&dir).with_context(|| format!("the container's cgroup {}", dir.display()))?;
+        let folder = Folder::open(&dir).with_context(|| format!("adding pid of the process: the container's cgroup {}", dir.display()))?;
         Ok(Entry::Into(folder.into_fd()))
     }
 
@@ -46,7 +46,7 @@ impl Cgroup {
             if let Some((names, _)) = value.split_once(':')
                 && let Some(unknown) = names.split(',').find(|n| !self.ours().any(|h| is_called(h, n)))
             {
-                bail!("--cgroup {value}: the container has no cgroup of controller {unknown:?}");
+                bail!("--cgroup {value}: unknown controller {unknown:?}: the container has no cgroup of it");
             }
         }
         let mut files = Vec::new();
@@ -54,7 +54,8 @@ impl Cgroup {
             let dir = below(h, sub)?.unwrap_or_else(|| h.dir.clone());
             let path = dir.join("cgroup.procs");
             let file = nix::fcntl::openat(crate::sys::CWD, &path, OFlag::O_WRONLY | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty());
-            files.push(file.with_context(|| format!("open {}", path.display()))?);
+            // In runc's words, which look for the process in it.
+            files.push(file.with_context(|| format!("adding pid of the process: open {}", path.display()))?);
         }
         Ok(if files.is_empty() { Entry::None } else { Entry::Write(files) })
     }

@@ -62,7 +62,7 @@ impl Driver {
 
 impl Read for Driver {
     fn read(reader: &mut Reader<'_>) -> crate::json::read::Result<Driver> {
-        reader.choice(&Driver::ALL.map(|(name, _)| name)).map(|i| Driver::ALL[i].1)
+        reader.choice(&Driver::ALL.map(|(name, _)| name), "unknown value").map(|i| Driver::ALL[i].1)
     }
 }
 

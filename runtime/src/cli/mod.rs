@@ -16,6 +16,7 @@ pub use args::*;
 pub(crate) use help::{COMMIT, VERSION};
 pub use root::in_user_namespace;
 
+use crate::process::NotExecuted;
 use crate::{log, terminal};
 use anyhow::{Context, Error, Result, bail};
 use parse::{Parsed, UnknownCommand};
@@ -44,7 +45,11 @@ pub fn main(args: Vec<OsString>) -> i32 {
         log::flush();
     }
     result.unwrap_or_else(|e| {
-        log::error(&log::message(&e));
+        match e.downcast_ref::<NotExecuted>() {
+            // Of 'run', which is there in place of the program.
+            Some(refused) if !e.is::<ExecFailed>() => log::error_as(&log::message(&e), &refused.0),
+            _ => log::error(&log::message(&e)),
+        }
         exit_code(&e)
     })
 }

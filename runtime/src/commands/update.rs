@@ -46,8 +46,8 @@ fn of_flags(values: &[(&'static str, String)]) -> Result<LinuxResources> {
     let mut resources = LinuxResources::default();
     for (flag, text) in values.iter().filter(|v| !v.1.is_empty()) {
         match *flag {
-            // Numbers of which runc cannot tell 0 from absent.
-            "blkio-weight" | "pids-limit" if text == "0" => (),
+            // A number of which runc cannot tell 0 from absent.
+            "blkio-weight" if text == "0" => (),
             "blkio-weight" => _ = io.set_weight(Some(number(flag, text)?)),
             "cpu-period" => _ = cpu.set_period(Some(number(flag, text)?)),
             "cpu-quota" => _ = cpu.set_quota(Some(number(flag, text)?)),

@@ -123,6 +123,8 @@ impl<'a> Reader<'a> {
     /// is not empty.
     pub(crate) fn object(&mut self, needs: &str, fields: &mut dyn Fields) -> Result<()> {
         self.open(b'{', "an object")?;
+        // After a blank what an error says of its absence.
+        let (needs, otherwise) = needs.split_at(needs.find(' ').unwrap_or(needs.len()));
         let mut seen = needs.is_empty();
         let mut more = !self.take(b'}');
         while more {
@@ -143,7 +145,7 @@ impl<'a> Reader<'a> {
         }
         match seen {
             true => Ok(()),
-            false => Err(Error::value("missing".to_owned()).within(format_args!(".{needs}"))),
+            false => Err(Error::value(format!("missing{otherwise}")).within(format_args!(".{needs}"))),
         }
     }
 
@@ -177,10 +179,10 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads a string that must be one of `known`; its index.
-    pub(crate) fn choice(&mut self, known: &[&str]) -> Result<usize> {
+    pub(crate) fn choice(&mut self, known: &[&str], wrong: &str) -> Result<usize> {
         let name = self.text()?;
         known.iter().position(|k| *k == name).ok_or_else(|| {
-            let what = if name.is_empty() { "empty".to_owned() } else { format!("unknown value {name:?}") };
+            let what = if name.is_empty() { "empty".to_owned() } else { format!("{wrong} {name:?}") };
             Error::value(format!("{what} (known: {})", known.join(", ")))
         })
     }

@@ -57,7 +57,7 @@ fn steps(
         channel.ask(Kind::NetDevices, "")?;
     }
 
-    let root = plan.rootfs.prepare()?;
+    let root = plan.rootfs.prepare(&|i| channel.fetch(Kind::Source, &i.to_string()))?;
     if plan.hooks.prestart().is_some() || plan.hooks.create_runtime().is_some() {
         channel.ask(Kind::Hooks, "")?;
     }

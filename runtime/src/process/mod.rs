@@ -184,8 +184,20 @@ fn execute(setup: &Setup, path: &CStr, env: &[CString]) -> Result<std::convert::
         sys::set_cloexec(fd, false).with_context(|| format!("--preserve-fds: descriptor {fd}"))?;
     }
     let errno = sys::execve(path, &setup.argv, env);
-    bail!("exec: {:?}: {}", path.to_string_lossy(), errno.desc().to_lowercase())
+    bail!(NotExecuted(format!("exec {}: {}", path.to_string_lossy(), errno.desc().to_lowercase())))
 }
+
+/// `execve` has refused the program. Where the caller waits for it, this is all that is said, as runc's init says it.
+#[derive(Debug)]
+pub struct NotExecuted(pub String);
+
+impl std::fmt::Display for NotExecuted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NotExecuted {}
 
 /// Marks all descriptors from `first` on.
 fn close_at_execve(first: u32) -> Result<()> {

@@ -63,6 +63,10 @@ pub fn create(plan: &mut Plan, container: &mut Container, gate: &Gate, mut super
             delegate()
         }
         Kind::NetDevices => net_devices::move_all(&plan.net_devices, conversation.pid),
+        Kind::Source => {
+            let source = plan.rootfs.source_for(message.text.parse().context("init's question")?, conversation.pid)?;
+            conversation.channel.send(Kind::Done, "", Some(&source)).context("send the source of a mount")
+        }
         Kind::Hooks => run_hooks(plan, container, conversation.pid),
         Kind::Terminal => attach_terminal(&mut supervisor, message),
         Kind::Limits => plan.setup.limit(conversation.pid),
@@ -183,6 +187,7 @@ impl Conversation {
                 return if self.executes { Ok(()) } else { Err(self.obituary()) };
             };
             match message.kind {
+                Kind::Failed if self.executes && message.text.starts_with("exec ") => bail!(super::NotExecuted(message.text)),
                 Kind::Failed => bail!("{}", message.text),
                 Kind::Warning => log::warn(&message.text),
                 Kind::Forked => {
@@ -196,7 +201,7 @@ impl Conversation {
                 kind => {
                     answer(self, &mut message)?;
                     self.executes |= kind == Kind::Ready;
-                    if kind != Kind::Terminal {
+                    if !matches!(kind, Kind::Terminal | Kind::Source) {
                         self.channel.send(Kind::Done, "", None).context("answer the new process")?;
                     }
                 }
@@ -295,7 +300,7 @@ fn send_listener(setup: &Setup, record: &Record, state: (&str, i32), conversatio
             metadata: listener.metadata.as_deref(),
             state: record.state(state.0, state.1),
         });
-        let socket = crate::terminal::connect(&listener.path)?;
+        let socket = crate::terminal::connect(&listener.path).context("failed to connect with seccomp agent")?;
         crate::terminal::send_fd(socket.as_fd(), fd.as_fd(), &text)
     };
     fetch().context("linux.seccomp.listenerPath")

@@ -17,6 +17,7 @@ use anyhow::{Context, Result, bail};
 use oci_spec::runtime::{Hooks, LinuxResources, Mount, Spec};
 use std::collections::HashMap;
 use std::ffi::CString;
+use std::os::fd::AsFd;
 use std::path::Path;
 
 /// What `create` and `run` will do.
@@ -121,6 +122,7 @@ impl Plan {
             mount_label: linux.and_then(|l| l.mount_label().as_deref()),
             no_pivot: args.no_pivot,
             id_maps: (&id_maps.uids, &id_maps.gids),
+            joined_user_namespace: namespaces.joined.iter().find(|j| j.kind == NEWUSER).map(|j| j.fd.as_fd()),
         };
         Ok(Plan {
             id: args.id.clone(),

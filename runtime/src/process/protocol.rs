@@ -16,6 +16,8 @@
 //!    │ ── Done ─────────────────────────────▶ │
 //!    │ ◀──────────────────────── NetDevices ── │  the network namespace is there
 //!    │ ── Done ─────────────────────────────▶ │
+//!    │ ◀──────────────────── Source(number) ── │  the source of an id-mapped mount of a user namespace
+//!    │ ── Done + fd ────────────────────────▶ │
 //!    │ ◀───────────────────────────── Hooks ── │  mounts are there: prestart, createRuntime
 //!    │ ── Done ─────────────────────────────▶ │
 //!    │ ◀──────────────────── Terminal + fd ── │  the pty's master, when we relay it ourselves
@@ -50,6 +52,8 @@ pub enum Kind {
     JoinCgroup = b'c',
     /// Child: move the network devices.
     NetDevices = b'n',
+    /// Child: give me the source of a mount.
+    Source = b's',
     /// Child: run the runtime's hooks.
     Hooks = b'h',
     /// Child: the terminal's master.
@@ -72,8 +76,8 @@ pub enum Kind {
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Kind> {
-        use Kind::{Done, Failed, Forked, Hooks, JoinCgroup, Leaving, Limits, Listener, MapIds, NetDevices, Ready, Terminal, Warning};
-        [MapIds, Forked, JoinCgroup, NetDevices, Hooks, Limits, Terminal, Listener, Warning, Ready, Leaving, Failed, Done]
+        use Kind::{Done, Failed, Forked, Hooks, JoinCgroup, Leaving, Limits, Listener, MapIds, NetDevices, Ready, Source, Terminal, Warning};
+        [MapIds, Forked, JoinCgroup, NetDevices, Source, Hooks, Limits, Terminal, Listener, Warning, Ready, Leaving, Failed, Done]
             .into_iter()
             .find(|&k| k as u8 == byte)
     }
@@ -154,6 +158,17 @@ impl Channel {
         let mut answer = [0u8; 1];
         match nix::unistd::read(&self.0, &mut answer) {
             Ok(1) if answer[0] == Kind::Done as u8 => Ok(()),
+            _ => sys::exit_now(1),
+        }
+    }
+}
+
+impl Channel {
+    /// The child's question for a descriptor.
+    pub fn fetch(&self, kind: Kind, text: &str) -> anyhow::Result<OwnedFd> {
+        self.tell(kind, text)?;
+        match self.receive()? {
+            Some(Message { kind: Kind::Done, fd: Some(fd), .. }) => Ok(fd),
             _ => sys::exit_now(1),
         }
     }

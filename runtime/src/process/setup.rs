@@ -10,7 +10,9 @@ use crate::sys;
 use crate::{log, lsm, namespaces, terminal};
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
+use nix::fcntl::AtFlags;
 use nix::libc;
+use nix::unistd::AccessFlags;
 use oci_spec::runtime::{Linux, LinuxPersonalityDomain, Process};
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
@@ -273,7 +275,12 @@ fn executable(path: &CStr) -> sys::Result<()> {
     if stat.st_mode & libc::S_IFMT == libc::S_IFDIR {
         return Err(Errno::EISDIR);
     }
-    nix::unistd::access(path, nix::unistd::AccessFlags::X_OK)
+    // With the capabilities that execve will have, which access(2) leaves out of account.
+    match nix::unistd::faccessat(sys::CWD, path, AccessFlags::X_OK, AtFlags::AT_EACCESS) {
+        // Profiles older than the call (Linux 5.8) forbid it.
+        Err(Errno::EPERM) => nix::unistd::access(path, AccessFlags::X_OK),
+        other => other,
+    }
 }
 
 /// The current folder must be inside the container: a cwd of `/proc/self/fd/N` must not lead to a

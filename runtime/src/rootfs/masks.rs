@@ -12,13 +12,16 @@ use nix::sys::stat::SFlag;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-/// Covers every path: files by the host's `/dev/null`, folders by one empty read-only tmpfs that
+/// Covers every path, once however often it is named: files by the host's `/dev/null`, folders by one empty read-only tmpfs that
 /// they share.
 pub(super) fn mask(root: BorrowedFd<'_>, list: &[String], label: Option<&str>) -> Result<()> {
     let mut null: Option<OwnedFd> = None;
     let mut empty: Option<OwnedFd> = None;
     let mut spent = Spent::default();
     for (i, path) in list.iter().enumerate() {
+        if list[..i].contains(path) {
+            continue;
+        }
         let path = Path::new(path);
         let wrap = || format!("linux.maskedPaths[{i}] ({})", path.display());
         let Some(fd) = find(root, path).with_context(wrap)? else { continue };

@@ -66,6 +66,8 @@ pub struct Context<'a> {
     pub no_pivot: bool,
     /// Mappings of its user namespace where it is new: user ids, group ids.
     pub id_maps: (&'a [LinuxIdMapping], &'a [LinuxIdMapping]),
+    /// The user namespace that it joins.
+    pub joined_user_namespace: Option<BorrowedFd<'a>>,
 }
 
 impl Context<'_> {
@@ -164,29 +166,38 @@ impl Plan {
 
     fn open_source(&self, op: &MountOp, path: &Path, inaccessible: bool) -> Result<Source> {
         let mut source = Source::default();
-        if let Some((uids, gids)) = &op.id_maps {
-            source.id_map = Some(idmap::user_namespace(uids, gids)?);
-        }
-        if inaccessible {
-            source.copy = match (detached(path, op.options.bind == Some(true)), &source.id_map) {
-                (Err(errno), Some(_)) => return Err(mounter::missing_source(path, errno)),
-                // Perhaps an earlier mount of the list brings it; init looks again.
-                (copy, _) => copy.ok(),
-            };
-        }
-        if let (Some(copy), Some(namespace)) = (&source.copy, &source.id_map) {
-            idmap::apply(copy.as_fd(), namespace.as_fd(), op.options.idmap == Some(true))?;
-            source.mapped = true;
+        source.id_map = match &op.id_maps {
+            Some(mounts::IdMaps::Lists(uids, gids)) => Some(idmap::user_namespace(uids, gids)?),
+            Some(mounts::IdMaps::Joined(namespace)) => Some(namespace.try_clone()?),
+            None => None,
+        };
+        source.by_parent = inaccessible && source.id_map.is_some();
+        if inaccessible && !source.by_parent {
+            // If not, perhaps an earlier mount of the list brings it; init looks again.
+            source.copy = detached(path, op.options.bind == Some(true)).ok();
         }
         Ok(source)
     }
 
+    /// In the parent: the source of mount `i` as a detached, id-mapped mount, for the init `pid` in a user
+    /// namespace, which may not map it. Looked up where init would: an earlier mount may have brought it.
+    pub fn source_for(&self, i: usize, pid: i32) -> Result<OwnedFd> {
+        let op = self.mounts.get(i).context("no such mount")?;
+        let (mounts::Kind::Bind(path), Some(source)) = (&op.kind, self.sources.get(i)) else { bail!("no source") };
+        let home = Home::enter(pid)?;
+        let copy = mounter::copy_mapped(op, path, source);
+        home.back()?;
+        copy
+    }
+
     /// Builds the root file system in the container's mount namespace, all but the way in.
-    pub fn prepare(&self) -> Result<Root> {
+    ///
+    /// `fetch` asks the parent for [`Plan::source_for`].
+    pub fn prepare(&self, fetch: &dyn Fn(usize) -> Result<OwnedFd>) -> Result<Root> {
         // Modes are given in full; the process gets its own umask later.
         umask(Mode::empty());
         let root = pivot::attach_root(self).with_context(|| format!("root.path ({})", self.rootfs.display()))?;
-        let mut mounter = Mounter::new(self, root.as_fd());
+        let mut mounter = Mounter::new(self, root.as_fd(), fetch);
         mounter.run()?;
         if mounter.dev.is_none() && self.sets_up_dev() {
             devices::make(root.as_fd(), None, &self.devices, self.bind_devices)?;

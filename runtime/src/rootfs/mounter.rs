@@ -19,15 +19,15 @@ use std::path::Path;
 pub(super) struct Source {
     /// A detached copy of the source.
     pub copy: Option<OwnedFd>,
-    /// `copy` is mapped already.
-    pub mapped: bool,
+    /// The parent has to map it, when its turn comes.
+    pub by_parent: bool,
     /// The user namespace that carries the mapping.
     pub id_map: Option<OwnedFd>,
 }
 
 /// Makes the mounts of a plan, inside the container's mount namespace.
-#[derive(Debug)]
 pub(super) struct Mounter<'a> {
+    fetch: &'a dyn Fn(usize) -> Result<OwnedFd>,
     pub plan: &'a super::Plan,
     pub root: BorrowedFd<'a>,
     /// The tmpfs of ours at /dev, which later targets may be straight below.
@@ -40,24 +40,24 @@ pub(super) struct Mounter<'a> {
 }
 
 impl<'a> Mounter<'a> {
-    pub(super) fn new(plan: &'a super::Plan, root: BorrowedFd<'a>) -> Mounter<'a> {
-        Mounter { plan, root, dev: None, proc: None, readonly: Vec::new(), spent: Spent::default() }
+    pub(super) fn new(plan: &'a super::Plan, root: BorrowedFd<'a>, fetch: &'a dyn Fn(usize) -> Result<OwnedFd>) -> Mounter<'a> {
+        Mounter { fetch, plan, root, dev: None, proc: None, readonly: Vec::new(), spent: Spent::default() }
     }
 
     /// Makes all mounts.
     pub(super) fn run(&mut self) -> Result<()> {
         for (i, op) in self.plan.mounts.iter().enumerate() {
-            self.make(op, self.plan.sources.get(i)).with_context(|| op.label.clone())?;
+            self.make(i, op).with_context(|| op.label.clone())?;
         }
         Ok(())
     }
 
-    fn make(&mut self, op: &'a MountOp, source: Option<&Source>) -> Result<()> {
+    fn make(&mut self, i: usize, op: &'a MountOp) -> Result<()> {
         if op.destination == Path::new("/dev") {
             self.dev = None;
         }
         match &op.kind {
-            Kind::Bind(path) => self.bind(op, path, source),
+            Kind::Bind(path) => self.bind(i, op, path),
             Kind::Filesystem(filesystem) => self.filesystem(op, filesystem),
             Kind::Cgroup => {
                 let target = self.folder(op)?;
@@ -68,8 +68,11 @@ impl<'a> Mounter<'a> {
         }
     }
 
-    fn bind(&mut self, op: &'a MountOp, path: &Path, source: Option<&Source>) -> Result<()> {
-        let copy = open_source(op, path, source)?;
+    fn bind(&mut self, i: usize, op: &'a MountOp, path: &Path) -> Result<()> {
+        let copy = match self.plan.sources.get(i) {
+            Some(source) if source.by_parent => Copy::Detached((self.fetch)(i)?),
+            source => open_source(op, path, source)?,
+        };
         if op.destination == Path::new("/proc") && sys::fstype(copy.as_fd())? != super::PROC_MAGIC {
             bail!("\"/proc\" cannot be mounted because it is not of type proc");
         }
@@ -202,9 +205,6 @@ impl<'a> Mounter<'a> {
 fn open_source(op: &MountOp, path: &Path, source: Option<&Source>) -> Result<Copy> {
     let recursive = op.options.bind == Some(true);
     let prepared = source.and_then(|s| s.copy.as_ref());
-    if let (Some(copy), true) = (prepared, source.is_some_and(|s| s.mapped)) {
-        return Ok(Copy::Detached(slave(copy)?));
-    }
     let copy = match (Copy::of_path(path, recursive), prepared) {
         // Only the host's root may go there: then the parent's copy serves.
         (Err(Errno::EACCES), Some(copy)) => Copy::Detached(slave(copy)?),
@@ -218,6 +218,14 @@ fn open_source(op: &MountOp, path: &Path, source: Option<&Source>) -> Result<Cop
         idmap::apply(copy.as_fd(), namespace.as_fd(), op.options.idmap == Some(true))?;
     }
     Ok(copy)
+}
+
+/// The same for a container that may not: see [`super::Plan::source_for`].
+pub(super) fn copy_mapped(op: &MountOp, path: &Path, source: &Source) -> Result<OwnedFd> {
+    match open_source(op, path, Some(source))? {
+        Copy::Detached(copy) => Ok(copy),
+        Copy::Place(..) => bail!(idmap::TOO_OLD),
+    }
 }
 
 /// A copy made in the host's mount namespace, as one made in the container's would be: it hears of

@@ -5,6 +5,7 @@ use super::options::{Options, attr};
 use super::{Context, paths};
 use anyhow::{Context as _, Result, bail};
 use oci_spec::runtime::{LinuxIdMapping, Mount};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 /// Files of /proc that tools such as lxcfs may cover; everything else below /proc must be the
@@ -34,8 +35,17 @@ pub(super) struct MountOp {
     pub kind: Kind,
     /// How.
     pub options: Options,
-    /// The mappings of an id-mapped mount: user ids, group ids.
-    pub id_maps: Option<(Vec<LinuxIdMapping>, Vec<LinuxIdMapping>)>,
+    /// The mappings of an id-mapped mount.
+    pub id_maps: Option<IdMaps>,
+}
+
+/// Where the mappings of an id-mapped mount are from.
+#[derive(Debug)]
+pub(super) enum IdMaps {
+    /// User ids, group ids.
+    Lists(Vec<LinuxIdMapping>, Vec<LinuxIdMapping>),
+    /// The user namespace that the container joins.
+    Joined(OwnedFd),
 }
 
 /// What is mounted.
@@ -161,7 +171,7 @@ impl MountOp {
 }
 
 /// The mappings of an id-mapped mount: its own, or with only the option the container's.
-fn id_maps(mount: &Mount, options: &Options, context: &Context<'_>) -> Result<Option<(Vec<LinuxIdMapping>, Vec<LinuxIdMapping>)>> {
+fn id_maps(mount: &Mount, options: &Options, context: &Context<'_>) -> Result<Option<IdMaps>> {
     let (uids, gids) = (mount.uid_mappings().as_deref().unwrap_or_default(), mount.gid_mappings().as_deref().unwrap_or_default());
     if uids.is_empty() != gids.is_empty() {
         bail!("uidMappings, gidMappings: one is there without the other");
@@ -170,16 +180,19 @@ fn id_maps(mount: &Mount, options: &Options, context: &Context<'_>) -> Result<Op
         if options.bind.is_none() {
             bail!("uidMappings: an id-mapped mount must be a bind mount");
         }
-        return Ok(Some((uids.to_vec(), gids.to_vec())));
+        return Ok(Some(IdMaps::Lists(uids.to_vec(), gids.to_vec())));
     }
     if options.idmap.is_none() {
         return Ok(None);
     }
     let (uids, gids) = context.id_maps;
+    if let (true, Some(namespace)) = (uids.is_empty(), context.joined_user_namespace) {
+        return Ok(Some(IdMaps::Joined(namespace.try_clone_to_owned()?)));
+    }
     if uids.is_empty() || gids.is_empty() {
         bail!("idmap: needs uidMappings and gidMappings here, or those of a user namespace in linux");
     }
-    Ok(Some((uids.to_vec(), gids.to_vec())))
+    Ok(Some(IdMaps::Lists(uids.to_vec(), gids.to_vec())))
 }
 
 /// Refuses to cover /proc with anything but a procfs, and anything in it but a few files.
@@ -218,6 +231,7 @@ mod tests {
             mount_label: Some("a:label"),
             no_pivot: false,
             id_maps: (&maps, &maps),
+            joined_user_namespace: None,
         };
         let mount: Mount = serde_json::from_value(mount).unwrap();
         Ok(plan(&[mount], Path::new("/bundle"), Path::new("/bundle/rootfs"), &context)?.remove(0))
@@ -279,9 +293,11 @@ mod tests {
         let op =
             planned(json!({"destination": "/b", "source": "/x", "options": ["bind"], "uidMappings": own, "gidMappings": own})).unwrap();
         assert_eq!(op.options.idmap, Some(false));
-        assert_eq!(op.id_maps.unwrap().0[0].container_id(), 7);
+        let Some(IdMaps::Lists(uids, _)) = op.id_maps else { panic!("{op:?}") };
+        assert_eq!(uids[0].container_id(), 7);
         let op = planned(json!({"destination": "/b", "source": "/x", "options": ["rbind", "ridmap"]})).unwrap();
-        assert_eq!((op.options.idmap, op.id_maps.unwrap().0[0].host_id()), (Some(true), 1000));
+        let Some(IdMaps::Lists(uids, _)) = op.id_maps else { panic!("{op:?}") };
+        assert_eq!((op.options.idmap, uids[0].host_id()), (Some(true), 1000));
         assert!(refused(json!({"destination": "/b", "source": "/x", "options": ["bind"], "uidMappings": own})).contains("one is there"));
         assert!(refused(json!({"destination": "/b", "type": "tmpfs", "uidMappings": own, "gidMappings": own})).contains("bind mount"));
     }

@@ -67,11 +67,25 @@ pub struct Home {
 }
 
 impl Home {
-    /// Leaves for a mount namespace of our own, which hears of the host's mounts and tells of none.
-    pub fn leave() -> Result<Home> {
+    /// Notes them.
+    pub fn note() -> Result<Home> {
         let folder = |path| sys::openat(sys::CWD, path, libc::O_PATH | libc::O_DIRECTORY, 0).map_err(failed("open"));
         let namespace = File::open("/proc/self/ns/mnt").context("/proc/self/ns/mnt")?;
-        let home = Home { namespace, root: folder(c"/")?, current: folder(c".")? };
+        Ok(Home { namespace, root: folder(c"/")?, current: folder(c".")? })
+    }
+
+    /// Leaves for the mount namespace of process `pid`.
+    pub fn enter(pid: i32) -> Result<Home> {
+        let path = format!("/proc/{pid}/ns/mnt");
+        let there = File::open(&path).with_context(|| path.clone())?;
+        let home = Home::note()?;
+        setns(&there, CloneFlags::CLONE_NEWNS).with_context(|| format!("setns to {path}"))?;
+        Ok(home)
+    }
+
+    /// Leaves for a mount namespace of our own, which hears of the host's mounts and tells of none.
+    pub fn leave() -> Result<Home> {
+        let home = Home::note()?;
         unshare(CloneFlags::CLONE_NEWNS).context("unshare of the mount namespace")?;
         let changed = sys::mount(None, c"/", None, libc::MS_SLAVE | libc::MS_REC, None);
         match changed {
