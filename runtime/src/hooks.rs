@@ -191,10 +191,32 @@ fn pause(pidfd: Option<&OwnedFd>, left: Duration) -> Result<()> {
     }
 }
 
+/// In the words of Go's programs, for the signals that end one: strsignal(3) would bring a translator along.
+fn signal_text(signal: i32) -> String {
+    let text = match signal {
+        libc::SIGHUP => "hangup",
+        libc::SIGINT => "interrupt",
+        libc::SIGQUIT => "quit",
+        libc::SIGILL => "illegal instruction",
+        libc::SIGABRT => "aborted",
+        libc::SIGBUS => "bus error",
+        libc::SIGFPE => "floating point exception",
+        libc::SIGKILL => "killed",
+        libc::SIGSEGV => "segmentation fault",
+        libc::SIGPIPE => "broken pipe",
+        libc::SIGALRM => "alarm clock",
+        libc::SIGTERM => "terminated",
+        libc::SIGXCPU => "CPU time limit exceeded",
+        libc::SIGSYS => "bad system call",
+        other => return format!("signal {other}"),
+    };
+    text.to_owned()
+}
+
 fn describe(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit status {code}"),
-        (None, Some(signal)) => format!("signal: {}", sys::signal_text(signal)),
+        (None, Some(signal)) => format!("signal: {}", signal_text(signal)),
         _ => status.to_string(),
     }
 }

@@ -168,7 +168,14 @@ fn memory_policy(policy: &oci_spec::runtime::LinuxMemoryPolicy) -> Result<(u32, 
             F::MpolFNumaBalancing => 1 << 13,
         }
     });
-    let nodes: Vec<u64> = policy.nodes().as_deref().filter(|n| !n.is_empty()).map(mask).transpose().context("nodes: invalid memory policy node")?.unwrap_or_default();
+    let nodes: Vec<u64> = policy
+        .nodes()
+        .as_deref()
+        .filter(|n| !n.is_empty())
+        .map(mask)
+        .transpose()
+        .context("nodes: invalid memory policy node")?
+        .unwrap_or_default();
     let count: u32 = nodes.iter().map(|word| word.count_ones()).sum();
     if matches!(policy.mode(), M::MpolDefault | M::MpolLocal) && count != 0 {
         bail!("nodes: invalid memory policy: mode requires 0 nodes but got {count}");

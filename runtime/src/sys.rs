@@ -179,17 +179,6 @@ pub fn end_at(signal: c_int) -> Result<()> {
     if unsafe { libc::signal(signal, handler as libc::sighandler_t) } == libc::SIG_ERR { Err(Errno::last()) } else { Ok(()) }
 }
 
-/// What a signal is called, in lower case: `killed`, `bad system call`.
-pub fn signal_text(signal: c_int) -> String {
-    // SAFETY: the answer is a string that stays as it is until the next call; there is one thread.
-    let text = unsafe { libc::strsignal(signal) };
-    match text.is_null() {
-        true => signal.to_string(),
-        // SAFETY: as above, and it is null-terminated.
-        false => unsafe { CStr::from_ptr(text) }.to_string_lossy().to_ascii_lowercase(),
-    }
-}
-
 /// Marks every descriptor from `first` to `last` close-on-exec, or closes them all.
 pub fn close_range(first: u32, last: u32, cloexec: bool) -> Result<()> {
     let flags = if cloexec { libc::CLOSE_RANGE_CLOEXEC } else { 0 };

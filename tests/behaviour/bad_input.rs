@@ -235,6 +235,21 @@ fn files_that_cannot_be_written() {
 }
 
 #[test]
+fn a_wrong_memory_policy_is_told_in_runc_s_words() {
+    let rt = Runtime::new();
+    for (policy, text) in [
+        (json!({}), "invalid memory policy"),
+        (json!({"mode": "INTERLEAVE", "nodes": "0"}), "invalid memory policy mode"),
+        (json!({"nodes": "0-7"}), "invalid memory policy mode"),
+        (json!({"mode": "MPOL_PREFERRED", "nodes": "0", "flags": ["badflag"]}), "invalid memory policy flag"),
+        (json!({"mode": "MPOL_DEFAULT", "nodes": "0-7"}), "mode requires 0 nodes but got 8"),
+        (json!({"mode": "MPOL_BIND", "nodes": "0-9876543210"}), "invalid memory policy node"),
+    ] {
+        rt.container(rt.bundle().set("/linux/memoryPolicy", policy)).create().fails(1, &[text]);
+    }
+}
+
+#[test]
 fn a_damaged_folder_is_named_and_delete_force_removes_it() {
     let rt = Runtime::new();
     require!(rt.kind() == Kind::Rrun, "rrun's own state.json");

@@ -190,6 +190,9 @@ fn update_by_flags() {
         (&["--memory", "100663296", "--memory-swap", "-1"], "memory", "memory.limit_in_bytes", "100663296", "memory.max", "100663296"),
         (&["--memory-reservation", "20M"], "memory", "memory.soft_limit_in_bytes", "20971520", "memory.low", "20971520"),
         (&["--pids-limit", "10"], "pids", "pids.max", "10", "pids.max", "10"),
+        // As runc writes it: systemd takes no 0, and nobody can fork with either.
+        (&["--pids-limit", "0"], "pids", "pids.max", "1", "pids.max", "1"),
+        (&["--pids-limit", "10"], "pids", "pids.max", "10", "pids.max", "10"),
         (&["--cpu-period", "90000", "--cpu-quota", "60000"], "cpu", "cpu.cfs_quota_us", "60000", "cpu.max", "60000 90000"),
         (&["--cpu-share", "256"], "cpu", "cpu.shares", "256", "cpu.weight", "10|29|35"),
         (&["--cpuset-cpus", "0"], "cpuset", "cpuset.cpus", "0", "cpuset.cpus", "0"),

@@ -185,6 +185,17 @@ fn rules_of_a_running_container_change() {
     // No rules leave them as they are.
     update(json!([])).ok();
     assert_eq!(kmsg(), "EPERM");
-    update(json!([{"allow": true, "access": "rx"}])).fails(1, &["rx"]);
+    update(json!([{"allow": true, "access": "x"}])).fails(1, &["\"x\""]);
     c.end();
+}
+
+#[test]
+fn letters_that_no_access_has_are_passed_over() {
+    let rt = Runtime::new();
+    require!(!rt.is_rootless(), "root: a device cgroup");
+    let rule = json!({"allow": true, "type": "c", "major": 1, "minor": 11, "access": "rax"});
+    let bundle = with_rules(&rt, json!([{"allow": false, "access": "rwm"}, rule]));
+    let result = rt.tries(bundle, &["mknod /dev/kmsg1 c 1 11", "open /dev/kmsg1 r", "open /dev/kmsg1 w"]);
+    assert_eq!(result["open /dev/kmsg1 r"], "ok", "{result}");
+    assert_eq!(result["open /dev/kmsg1 w"], "EPERM", "{result}");
 }

@@ -319,3 +319,35 @@ fn flags_after_the_id_are_the_program_s() {
     let seen = c.exec(&[], &["/probe", "args", "--tty", "-u", "5"]).ok().json();
     assert_eq!(seen, json!(["/probe", "args", "--tty", "-u", "5"]));
 }
+
+/// In a chroot that is a plain folder, and in one that is a mount: exec visits the container and comes back.
+#[test]
+fn a_caller_in_a_chroot_stays_there() {
+    let rt = Runtime::new();
+    require!(host::is_root() && rt.globals.is_empty(), "root: chroot");
+    let program = tests::runtime::program().0;
+    require!(!std::fs::read(&program).unwrap().windows(8).any(|w| w == b"/ld-linu"), "a static runtime, which needs no libraries there");
+    let script = r#"
+        jail=$1; program=$2; bundle=$3; id=$4; mount=$5
+        mkdir -p "$jail/proc" "$jail/sys" "$jail/dev" "$jail/bundle" "$jail/state"
+        [ -z "$mount" ] || mount --bind "$jail" "$jail"
+        for d in proc sys dev; do mount --rbind "/$d" "$jail/$d"; done
+        mount --bind "$bundle" "$jail/bundle"
+        cp "$program" "$jail/rrun"
+        in_jail() { chroot "$jail" /rrun --root /state "$@"; }
+        in_jail run -d --bundle /bundle "$id" </dev/null >/dev/null 2>&1
+        trap 'in_jail delete --force "$id"' EXIT
+        in_jail exec -d --pid-file /exec.pid "$id" /probe sleep </dev/null >/dev/null 2>&1
+        test -s "$jail/exec.pid" && test ! -e /exec.pid
+        status=0; in_jail exec "$id" /probe exit 3 || status=$?
+        test $status = 3"#;
+    for mount in ["", "mount"] {
+        let c = rt.container(rt.bundle().args(SLEEP));
+        let jail = rt.dir().join(format!("jail{mount}"));
+        std::fs::create_dir(&jail).unwrap();
+        let bundle = c.bundle.dir.to_str().unwrap();
+        let args = [script, jail.to_str().unwrap(), program.to_str().unwrap(), bundle, &c.id, mount];
+        rt.shell("exec unshare --mount --propagation private sh -ec \"$@\"", &[&[args[0], "sh"], &args[1..]].concat()).ok();
+        rt.assert_nothing_left();
+    }
+}

@@ -155,10 +155,21 @@ fn a_failing_hook_fails_the_command_and_leaves_nothing() {
     require!(host::busybox().is_some(), "a static busybox (busybox-static)");
     for kind in ["prestart", "createRuntime", "createContainer"] {
         let failing = hook(&rt, "cat >/dev/null; echo the reason >&2; exit 7");
-        let c = rt.container(bundle(&rt).set(&format!("/hooks/{kind}/-"), failing));
-        c.create().fails(1, &[&format!("error running {kind} hook #0"), "7"]);
+        let hooks = format!("/hooks/{kind}/-");
+        let c = rt.container(bundle(&rt).set(&hooks, hook(&rt, "cat >/dev/null; echo fine >&2")).set(&hooks, failing));
+        // Which one it was, its status and what it said.
+        c.create().fails(1, &[&format!("error running {kind} hook #1: exit status 7, stdout: , stderr: the reason")]);
         rt.assert_nothing_left();
     }
+}
+
+#[test]
+fn a_hook_that_a_signal_ends_is_told_so() {
+    let rt = Runtime::new();
+    require!(host::busybox().is_some(), "a static busybox (busybox-static)");
+    let c = rt.container(bundle(&rt).set("/hooks/createRuntime/-", hook(&rt, "kill -SYS $$")));
+    c.create().fails(1, &["error running createRuntime hook #0: signal: bad system call"]);
+    rt.assert_nothing_left();
 }
 
 #[test]

@@ -146,6 +146,19 @@ fn kill_reaches_a_created_container() {
 }
 
 #[test]
+fn a_created_container_ends_at_the_signals_that_ask_for_it() {
+    let rt = Runtime::new();
+    for signal in ["TERM", "INT", "HUP"] {
+        let c = rt.container(rt.bundle());
+        c.create().ok();
+        // By its number or by a pidfd, as --pidfd-socket hands out: process 1 of its namespace must not be deaf.
+        c.kill(signal).ok();
+        c.wait_status("stopped");
+        c.delete().ok();
+    }
+}
+
+#[test]
 fn delete_refuses_a_running_container_unless_forced() {
     let rt = Runtime::new();
     let c = rt.start(rt.bundle().args(SLEEP));

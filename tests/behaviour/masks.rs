@@ -17,6 +17,17 @@ fn masked_files_are_empty_and_masked_folders_too() {
 }
 
 #[test]
+fn a_path_that_is_named_twice_is_masked_once() {
+    let rt = Runtime::new();
+    let bundle = rt.bundle().file("/secret", "text").folder("/folder");
+    let report = rt.report(bundle.set("/linux/maskedPaths", json!(["/secret", "/folder", "/folder", "/secret"])));
+    for path in ["/secret", "/folder"] {
+        let count = report["mounts"].as_array().unwrap().iter().filter(|m| m["target"] == path).count();
+        assert_eq!(count, 1, "{path}: {}", report["mounts"]);
+    }
+}
+
+#[test]
 fn masked_folders_are_read_only_tmpfs() {
     let rt = Runtime::new();
     let report = rt.report(rt.bundle().folder("/folder").set("/linux/maskedPaths", json!(["/folder"])));

@@ -3,6 +3,7 @@
 use serde_json::json;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use tests::{Bundle, Runtime, host, require};
 
 /// A folder of the test's with `file` in it, for binding.
@@ -73,6 +74,37 @@ fn an_idmapped_bind_follows_the_user_namespace() {
     let result = rt.tries(bundle, &["stat /in/file", "create /in/new x"]);
     assert!(result["stat /in/file"].as_str().unwrap().contains(" 0:0 "), "{result}");
     assert_eq!(result["create /in/new x"], "ok");
+}
+
+#[test]
+fn an_idmapped_bind_follows_a_joined_user_namespace() {
+    let rt = Runtime::new();
+    require!(!rt.is_rootless(), "root: id-mapped mounts");
+    let dir = source(&rt);
+    let owner = rt.start(rt.bundle().user_namespace(100000).args(["/probe", "sleep"]));
+    let path = format!("/proc/{}/ns/user", owner.pid());
+    // No mappings of its own: those of the namespace hold.
+    let bundle = rt.bundle().namespace("user", Some(Path::new(&path))).mount("/in", "bind", &dir, &["bind", "idmap"]);
+    tests::bundle::chown_tree(&bundle.rootfs(), 100000);
+    let result = rt.tries(bundle, &["stat /in/file", "create /in/new x"]);
+    assert!(result["stat /in/file"].as_str().unwrap().contains(" 0:0 "), "{result}");
+    assert_eq!(result["create /in/new x"], "ok");
+    owner.end();
+}
+
+#[test]
+fn an_idmapped_bind_in_a_user_namespace_may_have_an_earlier_mount_as_its_source() {
+    let rt = Runtime::new();
+    require!(!rt.is_rootless(), "root: id-mapped mounts");
+    let dir = source(&rt);
+    // Nobody but root may go there.
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).unwrap();
+    let bundle = rt.bundle().folder("/first").mount("/first", "bind", &dir, &["bind"]);
+    let inside = bundle.rootfs().join("first").display().to_string();
+    let bundle = bundle.mount("/second", "bind", &inside, &["bind", "idmap"]).user_namespace(100000);
+    let result = rt.tries(bundle, &["stat /second/file", "read /second/file"]);
+    assert!(result["stat /second/file"].as_str().unwrap().contains(" 0:0 "), "{result}");
+    assert_ne!(result["read /second/file"], "ENOENT");
 }
 
 #[test]

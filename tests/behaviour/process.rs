@@ -1,6 +1,7 @@
 //! process: user, environment, capabilities, limits, what is executed and how its absence is told.
 
 use serde_json::{Value, json};
+use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use tests::bundle::ALL_CAPABILITIES;
 use tests::{Runtime, host, require};
@@ -261,6 +262,22 @@ fn a_program_that_cannot_run_is_told_in_docker_s_words() {
 }
 
 #[test]
+fn the_right_to_execute_may_come_from_a_capability() {
+    let rt = Runtime::new();
+    require!(!rt.is_rootless(), "root: another user's file");
+    let bundle = |caps: Value| {
+        let bundle = rt.bundle().program("/tool", "#!/probe exit\n").set("/process/user", json!({"uid": 1000, "gid": 100})).args(["/tool"]);
+        fs::set_permissions(bundle.rootfs().join("tool"), fs::Permissions::from_mode(0o700)).unwrap();
+        bundle.set("/process/capabilities", caps)
+    };
+    let none: [&str; 0] = [];
+    rt.container(bundle(json!({"bounding": none}))).create().fails(1, &["exec: \"/tool\"", "permission denied"]);
+    let all = ["CAP_DAC_OVERRIDE"];
+    let caps = json!({"bounding": all, "effective": all, "permitted": all, "inheritable": all, "ambient": all});
+    rt.container(bundle(caps)).run().exits(0);
+}
+
+#[test]
 fn what_only_execve_finds_out_is_start_s_error() {
     let rt = Runtime::new();
     let bundle = || rt.bundle().program("/bad-format", "\u{1}\u{2}\u{3}").program("/no-interpreter", "#!/no/such\n");
@@ -269,11 +286,14 @@ fn what_only_execve_finds_out_is_start_s_error() {
         c.create().ok();
         let start = c.call(["start"]).run();
         if !rt.differs("execve failure") {
-            start.fails(1, &[&format!("exec: \"{program}\""), text]);
+            start.fails(1, &[&format!("exec {program}: {text}")]);
         }
         c.wait_status("stopped");
         c.delete().ok();
-        assert_ne!(c.run().code(), 0);
+        // 'run' stands in the program's place: one line, and nothing around it.
+        let run = c.run();
+        assert_ne!(run.code(), 0);
+        assert_eq!(run.stderr.trim_end(), format!("exec {program}: {text}"));
         rt.assert_nothing_left();
     }
 }

@@ -266,3 +266,13 @@ fn notify_without_a_listener_is_refused() {
     c.create().fails(1, &["listenerPath"]);
     rt.assert_nothing_left();
 }
+
+#[test]
+fn a_listener_that_nobody_serves_is_told_in_runc_s_words() {
+    let rt = Runtime::new();
+    require!(!rt.is_rootless(), "root: a listener's descriptor");
+    let mut seccomp = allow(json!([{"names": ["umask"], "action": "SCMP_ACT_NOTIFY"}]));
+    seccomp["listenerPath"] = json!(rt.dir().join("nobody.sock"));
+    rt.container(profile(&rt, seccomp)).create().fails(1, &["failed to connect with seccomp agent"]);
+    rt.assert_nothing_left();
+}

@@ -4,7 +4,7 @@ use super::create::{send_pidfd, write_pid_file};
 use crate::cli::{self, Globals};
 use crate::container::{Container, Status};
 use crate::credentials;
-use crate::namespaces::NEWUSER;
+use crate::namespaces::{NEWNS, NEWUSER};
 use crate::process::{self, Exec, Gate, Setup};
 use crate::supervise::Supervisor;
 use crate::{bundle, sealed_exe, sys, terminal};
@@ -45,6 +45,7 @@ pub fn run(globals: &Globals, args: &cli::Exec) -> Result<i32> {
         cgroup: container.cgroup()?,
         sub_cgroups: args.cgroup.clone(),
         privileged: sys::started_as() == 0,
+        in_chroot: container.record.namespaces & NEWNS != 0 && may_be_in_chroot(),
     };
 
     exec.setup.born_inside = exec.parent_enters();
@@ -68,6 +69,12 @@ pub fn run(globals: &Globals, args: &cli::Exec) -> Result<i32> {
     let Some(supervisor) = supervisor else { return Ok(0) };
     drop((exec, spec, gate));
     supervisor.run(made.pid)
+}
+
+/// Whether our root is another than that of process 1, or nobody can tell.
+fn may_be_in_chroot() -> bool {
+    let root = |path: &str| nix::sys::stat::stat(path).ok().map(|stat| (stat.st_dev, stat.st_ino));
+    root("/").is_none_or(|ours| root("/proc/1/root") != Some(ours))
 }
 
 /// What `--process` names.

@@ -30,6 +30,8 @@ pub struct Exec {
     pub sub_cgroups: Vec<String>,
     /// The caller is root and may join the PID namespace for its children.
     pub privileged: bool,
+    /// The caller may be in a chroot, which leaving its mount namespace would end.
+    pub in_chroot: bool,
 }
 
 impl Exec {
@@ -37,11 +39,12 @@ impl Exec {
     /// container can see must be born inside: one with the host's root or folders open would be a way
     /// to them for a container with CAP_SYS_PTRACE, through `/proc/PID/root` and `/proc/PID/fd`.
     pub fn parent_enters(&self) -> bool {
-        self.privileged && self.kinds & NEWUSER == 0
+        self.privileged && self.kinds & NEWUSER == 0 && !self.in_chroot
     }
 
     /// Whether an intermediate process enters instead: into a user namespace, which a parent could not
-    /// leave again, and which an ordinary user must enter first.
+    /// leave again, and which an ordinary user must enter first; and from a chroot, to which nothing but an
+    /// open folder of the host would lead back.
     pub fn needs_hop(&self) -> bool {
         !self.parent_enters() && self.kinds & (NEWPID | NEWUSER) != 0
     }

@@ -87,7 +87,7 @@ pub fn create(plan: &mut Plan, container: &mut Container, gate: &Gate, mut super
 pub fn exec(exec: &Exec, entry: Entry, gate: &Gate, mut supervisor: Option<&mut Supervisor>) -> Result<Made> {
     let hop = exec.needs_hop();
     exec.setup.scheduling.apply_initial_affinity()?;
-    let entry = if exec.parent_enters() { exec_child::Visit::confine(entry)? } else { entry };
+    let entry = if exec.privileged { exec_child::Visit::confine(entry)? } else { entry };
     let visit = exec.parent_enters().then(|| exec_child::Visit::begin(exec)).transpose()?;
     let child = |channel, entry| match hop {
         true => exec_child::hop(exec, channel, entry, gate),

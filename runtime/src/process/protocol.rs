@@ -76,7 +76,9 @@ pub enum Kind {
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Kind> {
-        use Kind::{Done, Failed, Forked, Hooks, JoinCgroup, Leaving, Limits, Listener, MapIds, NetDevices, Ready, Source, Terminal, Warning};
+        use Kind::{
+            Done, Failed, Forked, Hooks, JoinCgroup, Leaving, Limits, Listener, MapIds, NetDevices, Ready, Source, Terminal, Warning,
+        };
         [MapIds, Forked, JoinCgroup, NetDevices, Source, Hooks, Limits, Terminal, Listener, Warning, Ready, Leaving, Failed, Done]
             .into_iter()
             .find(|&k| k as u8 == byte)
