@@ -325,8 +325,8 @@ fn flags_after_the_id_are_the_program_s() {
 fn a_caller_in_a_chroot_stays_there() {
     let rt = Runtime::new();
     require!(host::is_root() && rt.globals.is_empty(), "root: chroot");
-    let program = tests::runtime::program().0;
-    require!(!std::fs::read(&program).unwrap().windows(8).any(|w| w == b"/ld-linu"), "a static runtime, which needs no libraries there");
+    let program = &tests::runtime::program().0;
+    require!(!fs::read(program).unwrap().windows(8).any(|w| w == b"/ld-linu"), "a static runtime, which needs no libraries there");
     let script = r#"
         jail=$1; program=$2; bundle=$3; id=$4; mount=$5
         mkdir -p "$jail/proc" "$jail/sys" "$jail/dev" "$jail/bundle" "$jail/state"
@@ -344,7 +344,7 @@ fn a_caller_in_a_chroot_stays_there() {
     for mount in ["", "mount"] {
         let c = rt.container(rt.bundle().args(SLEEP));
         let jail = rt.dir().join(format!("jail{mount}"));
-        std::fs::create_dir(&jail).unwrap();
+        fs::create_dir(&jail).unwrap();
         let bundle = c.bundle.dir.to_str().unwrap();
         let args = [script, jail.to_str().unwrap(), program.to_str().unwrap(), bundle, &c.id, mount];
         rt.shell("exec unshare --mount --propagation private sh -ec \"$@\"", &[&[args[0], "sh"], &args[1..]].concat()).ok();

@@ -4,10 +4,10 @@ use super::create::{send_pidfd, write_pid_file};
 use crate::cli::{self, Globals};
 use crate::container::{Container, Status};
 use crate::credentials;
-use crate::namespaces::{NEWNS, NEWUSER};
+use crate::namespaces::NEWUSER;
 use crate::process::{self, Exec, Gate, Setup};
 use crate::supervise::Supervisor;
-use crate::{bundle, sealed_exe, sys, terminal};
+use crate::{bundle, rootfs, sealed_exe, sys, terminal};
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use oci_spec::runtime::{Process, Spec};
@@ -45,13 +45,16 @@ pub fn run(globals: &Globals, args: &cli::Exec) -> Result<i32> {
         cgroup: container.cgroup()?,
         sub_cgroups: args.cgroup.clone(),
         privileged: sys::started_as() == 0,
-        in_chroot: container.record.namespaces & NEWNS != 0 && may_be_in_chroot(),
+        home: None,
     };
 
-    exec.setup.born_inside = exec.parent_enters();
-    // Entering the container changes the working directory.
+    // Looking for the way home and entering the container change the working directory.
     let absolute = |path: &Option<PathBuf>| path.as_ref().map(std::path::absolute).transpose();
     let (pid_file, pidfd_socket) = (absolute(&args.pid_file)?, absolute(&args.pidfd_socket)?);
+    if exec.privileged && exec.kinds & NEWUSER == 0 {
+        exec.home = rootfs::way_home()?;
+    }
+    exec.setup.born_inside = exec.parent_enters();
 
     if let Some(groups) = &container.record.intel_rdt {
         groups.enter()?;
@@ -69,12 +72,6 @@ pub fn run(globals: &Globals, args: &cli::Exec) -> Result<i32> {
     let Some(supervisor) = supervisor else { return Ok(0) };
     drop((exec, spec, gate));
     supervisor.run(made.pid)
-}
-
-/// Whether our root is another than that of process 1, or nobody can tell.
-fn may_be_in_chroot() -> bool {
-    let root = |path: &str| nix::sys::stat::stat(path).ok().map(|stat| (stat.st_dev, stat.st_ino));
-    root("/").is_none_or(|ours| root("/proc/1/root") != Some(ours))
 }
 
 /// What `--process` names.

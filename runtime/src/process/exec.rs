@@ -30,8 +30,9 @@ pub struct Exec {
     pub sub_cgroups: Vec<String>,
     /// The caller is root and may join the PID namespace for its children.
     pub privileged: bool,
-    /// The caller may be in a chroot, which leaving its mount namespace would end.
-    pub in_chroot: bool,
+    /// The mount namespace that a parent which enters comes back to; none for one in a chroot, which it
+    /// would not come back to.
+    pub home: Option<File>,
 }
 
 impl Exec {
@@ -39,7 +40,7 @@ impl Exec {
     /// container can see must be born inside: one with the host's root or folders open would be a way
     /// to them for a container with CAP_SYS_PTRACE, through `/proc/PID/root` and `/proc/PID/fd`.
     pub fn parent_enters(&self) -> bool {
-        self.privileged && self.kinds & NEWUSER == 0 && !self.in_chroot
+        self.privileged && self.kinds & NEWUSER == 0 && self.home.is_some()
     }
 
     /// Whether an intermediate process enters instead: into a user namespace, which a parent could not
@@ -50,7 +51,7 @@ impl Exec {
     }
 
     /// Enters the container: its cgroups, then its namespaces (the PID namespace for the next clone).
-    fn enter(&self, channel: &Channel, entry: Entry, visit: Option<&Visit>) -> Result<()> {
+    fn enter(&self, channel: &Channel, entry: Entry, visit: Option<&Visit<'_>>) -> Result<()> {
         enter_cgroups(channel, entry)?;
         if let Some(visit) = visit {
             return visit.follow();
@@ -68,19 +69,19 @@ impl Exec {
 
 /// The parent's stay in the container: two namespaces are open meanwhile, and no folder of the host.
 #[derive(Debug)]
-pub(super) struct Visit {
+pub(super) struct Visit<'a> {
     /// The way back.
-    home: File,
+    home: &'a File,
     /// The container's cgroup namespace, for the new process alone: seen from inside it, the kernel does
     /// not find the cgroup that the parent is in, and refuses to clone from there into another.
     cgroups: Option<File>,
 }
 
-impl Visit {
+impl<'a> Visit<'a> {
     /// Enters the container's namespaces (its PID namespace for the next clone).
-    pub(super) fn begin(exec: &Exec) -> Result<Visit> {
+    pub(super) fn begin(exec: &'a Exec) -> Result<Visit<'a>> {
         let open = |path: String| File::open(&path).context(path);
-        let home = open("/proc/self/ns/mnt".to_owned())?;
+        let home = exec.home.as_ref().context("no way back")?;
         let in_cgroups = exec.kinds & NEWCGROUP != 0;
         let cgroups = in_cgroups.then(|| open(format!("/proc/{}/ns/cgroup", exec.pid))).transpose()?;
         super::hide()?;
@@ -113,7 +114,7 @@ impl Visit {
 
     /// Back to the host's files; the other namespaces matter to nothing that the parent still does.
     pub(super) fn end(self) -> Result<()> {
-        setns(&self.home, CloneFlags::CLONE_NEWNS).context("setns back to the runtime's own mount namespace")
+        setns(self.home, CloneFlags::CLONE_NEWNS).context("setns back to the runtime's own mount namespace")
     }
 }
 
@@ -121,7 +122,7 @@ impl Visit {
 #[derive(Debug)]
 pub(super) enum Origin<'a> {
     /// The parent, perhaps from inside the container.
-    Parent(Option<&'a Visit>),
+    Parent(Option<&'a Visit<'a>>),
     /// The hop, from inside the container.
     Hop,
 }

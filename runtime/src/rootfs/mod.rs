@@ -20,7 +20,7 @@ mod pivot;
 mod saved;
 
 pub use options::mount_options;
-pub use saved::{Home, bind_root, check_is, clean, is_bind, make_destinations, of_process, resolve};
+pub use saved::{Home, bind_root, check_is, clean, is_bind, make_destinations, of_process, resolve, way_home};
 
 use crate::bundle::Bundle;
 use crate::cgroups;

@@ -106,6 +106,20 @@ impl Home {
     }
 }
 
+/// The caller's mount namespace, for one who leaves it and holds no folder of it open meanwhile; `None` in a
+/// chroot, to which that would not lead back. The current folder is the root afterwards.
+pub fn way_home() -> Result<Option<File>> {
+    let namespace = File::open("/proc/self/ns/mnt").context("/proc/self/ns/mnt")?;
+    let root = sys::openat(sys::CWD, c"/", libc::O_PATH | libc::O_DIRECTORY, 0).map_err(failed("open"))?;
+    setns(&namespace, CloneFlags::CLONE_NEWNS).context("setns to the runtime's own mount namespace")?;
+    let (found, wanted) = (stat("/").map_err(failed("stat"))?, fstat(&root).map_err(failed("fstat"))?);
+    if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino) {
+        return Ok(Some(namespace));
+    }
+    fchdir(&root).and_then(|()| chroot(".")).context("back to the chroot")?;
+    Ok(None)
+}
+
 /// Binds the root file system on the folder `place`: CRIU wants a mount whose parent nothing covers.
 pub fn bind_root(rootfs: &Path, place: &Path) -> Result<()> {
     let c = |path: &Path| CString::new(path.as_os_str().as_bytes());
