@@ -320,7 +320,8 @@ fn flags_after_the_id_are_the_program_s() {
     assert_eq!(seen, json!(["/probe", "args", "--tty", "-u", "5"]));
 }
 
-/// In a chroot that is a plain folder, and in one that is a mount: exec visits the container and comes back.
+/// A chroot of the usual kind, to a mount (in another, create cannot change the propagation of its root): exec
+/// visits the container and comes back.
 #[test]
 fn a_caller_in_a_chroot_stays_there() {
     let rt = Runtime::new();
@@ -328,9 +329,9 @@ fn a_caller_in_a_chroot_stays_there() {
     let program = &tests::runtime::program().0;
     require!(!fs::read(program).unwrap().windows(8).any(|w| w == b"/ld-linu"), "a static runtime, which needs no libraries there");
     let script = r#"
-        jail=$1; program=$2; bundle=$3; id=$4; mount=$5
+        jail=$1; program=$2; bundle=$3; id=$4
         mkdir -p "$jail/proc" "$jail/sys" "$jail/dev" "$jail/bundle" "$jail/state"
-        [ -z "$mount" ] || mount --bind "$jail" "$jail"
+        mount --bind "$jail" "$jail"
         for d in proc sys dev; do mount --rbind "/$d" "$jail/$d"; done
         mount --bind "$bundle" "$jail/bundle"
         cp "$program" "$jail/rrun"
@@ -341,13 +342,10 @@ fn a_caller_in_a_chroot_stays_there() {
         test -s "$jail/exec.pid" && test ! -e /exec.pid
         status=0; in_jail exec "$id" /probe exit 3 || status=$?
         test $status = 3"#;
-    for mount in ["", "mount"] {
-        let c = rt.container(rt.bundle().args(SLEEP));
-        let jail = rt.dir().join(format!("jail{mount}"));
-        fs::create_dir(&jail).unwrap();
-        let bundle = c.bundle.dir.to_str().unwrap();
-        let args = [script, jail.to_str().unwrap(), program.to_str().unwrap(), bundle, &c.id, mount];
-        rt.shell("exec unshare --mount --propagation private sh -ec \"$@\"", &[&[args[0], "sh"], &args[1..]].concat()).ok();
-        rt.assert_nothing_left();
-    }
+    let c = rt.container(rt.bundle().args(SLEEP));
+    let jail = rt.dir().join("jail");
+    fs::create_dir(&jail).unwrap();
+    let args = [script, "sh", jail.to_str().unwrap(), program.to_str().unwrap(), c.bundle.dir.to_str().unwrap(), &c.id];
+    rt.shell("exec unshare --mount --propagation private sh -ec \"$@\"", &args).ok();
+    rt.assert_nothing_left();
 }
