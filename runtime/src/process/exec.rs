@@ -4,12 +4,13 @@ use super::protocol::{Channel, Kind};
 use super::{Gate, Setup, enter_cgroups, guard_against_orphaning};
 use crate::cgroups::{Cgroup, Entry};
 use crate::namespaces::{self, NEWCGROUP, NEWPID, NEWUSER};
-use crate::rootfs::Root;
+use crate::rootfs::{self, Root};
 use crate::sys;
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sched::{CloneFlags, setns};
+use nix::unistd::{chroot, fchdir};
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -59,7 +60,12 @@ impl Exec {
         if self.kinds & NEWUSER != 0 {
             super::drop_groups()?;
         }
+        // Made in a chroot, the container has the chroot's root replaced, not that of its mount namespace.
+        let root = (self.privileged && self.kinds & NEWUSER == 0).then(|| rootfs::of_process(self.pid)).transpose()?;
         namespaces::join_process(self.pidfd.as_ref(), self.pid, self.kinds)?;
+        if let Some(root) = root {
+            fchdir(&root).and_then(|()| chroot(".")).context("enter the container's root")?;
+        }
         if self.kinds & NEWUSER != 0 {
             super::become_root()?;
         }
