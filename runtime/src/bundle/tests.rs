@@ -213,7 +213,7 @@ fn null_is_as_good_as_absent() {
         "",
     );
     for (path, error) in refused {
-        let needed = error == format!("{}: missing", path.trim_start_matches('.'));
+        let needed = error.starts_with(&format!("{}: missing", path.trim_start_matches('.')));
         assert!(needed || path.is_empty() || path.ends_with(']'), "{path} {error}");
     }
     assert_eq!(read(&json!({"process": null, "hooks": {"poststop": null}})).process(), &None);
