@@ -624,6 +624,36 @@ pub fn fstype(fd: BorrowedFd<'_>) -> Result<i64> {
     Ok(buffer.f_type as i64)
 }
 
+/// Where something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Number of its mount; 0 before Linux 5.8.
+    pub mount: u64,
+    /// Its device, major and minor.
+    pub device: (u32, u32),
+    /// Its inode.
+    pub inode: u64,
+    /// Whether it is the root of its mount; false before Linux 5.8.
+    pub mount_root: bool,
+}
+
+/// `statx(2)`; an empty `path` means `dir` itself.
+pub fn place(dir: BorrowedFd<'_>, path: &CStr) -> Result<Place> {
+    const STATX_MNT_ID: c_uint = 0x1000;
+    const STATX_ATTR_MOUNT_ROOT: u64 = 0x2000;
+    // SAFETY: an all-zero statx is a valid value, and the kernel fills it; path ends in a null byte.
+    let mut buffer: libc::statx = unsafe { std::mem::zeroed() };
+    let flags = libc::AT_EMPTY_PATH | libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT;
+    // SAFETY: as above.
+    check(unsafe { libc::statx(dir.as_raw_fd(), path.as_ptr(), flags, libc::STATX_INO | STATX_MNT_ID, &raw mut buffer) } as c_long)?;
+    Ok(Place {
+        mount: buffer.stx_mnt_id,
+        device: (buffer.stx_dev_major, buffer.stx_dev_minor),
+        inode: buffer.stx_ino,
+        mount_root: buffer.stx_attributes & STATX_ATTR_MOUNT_ROOT != 0,
+    })
+}
+
 /// `memfd_create(2)` with sealing allowed.
 pub fn memfd(name: &CStr) -> Result<OwnedFd> {
     const MFD_EXEC: c_uint = 0x10;

@@ -373,3 +373,30 @@ fn descriptors_of_the_caller_lead_nobody_out() {
         assert_eq!(c.run_after(&with_folder).code(), 0);
     }
 }
+
+/// The classic way out of a chroot: whatever is above the container's root in its mount namespace, a process
+/// with CAP_SYS_CHROOT gets there.
+#[test]
+fn nothing_is_above_the_root_for_who_steps_out_of_it() {
+    let rt = Runtime::new();
+    require!(host::is_root(), "root: CAP_SYS_CHROOT over the host's own mounts");
+    let escape = |bundle: Bundle| bundle.privileged().folder("/only-here").args(["/probe", "try", "escape /tmp"]);
+    let inside = |done: tests::call::Done| {
+        let seen = done.json()["escape /tmp"].clone();
+        assert_eq!(seen, "dev etc only-here probe proc sys tmp", "{done}");
+    };
+    inside(rt.container(escape(rt.bundle())).run());
+    inside(rt.container(escape(rt.bundle())).run_with(&["--no-pivot"]).run());
+    let shared = rt.bundle().set("/linux/rootfsPropagation", json!("shared"));
+    inside(rt.container(escape(shared)).run());
+    require!(rt.can_jail(), "a static runtime: chroot");
+    let left = "test -e /proc/self/ns && test -e $jail/proc/self/ns";
+    for (mounted, flag) in [(true, ""), (false, ""), (false, "--no-pivot")] {
+        let c = rt.container(escape(rt.bundle()));
+        inside(rt.in_jail(mounted, &c, &format!("in_jail run {flag} --bundle /bundle $id; {left}")).run());
+    }
+    // Under a shared mount that is bound on itself there is a second /proc, which nobody can take away.
+    let c = rt.container(escape(rt.bundle()));
+    let done = rt.in_jail(true, &c, "in_jail run --no-pivot --bundle /bundle $id").run().exits(1);
+    assert!(done.stderr.contains("another mount covers it"), "{done}");
+}

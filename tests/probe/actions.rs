@@ -5,7 +5,7 @@
 //! mkdir PATH             remove PATH    mknod PATH b|c MAJOR MINOR         chown PATH UID GID
 //! chmod PATH OCTAL       run PROGRAM... mount SOURCE TARGET TYPE           umount PATH
 //! unshare FLAGS          syscall NUMBER ARG...  sethostname NAME           nofile COUNT
-//! cpus
+//! cpus                   escape FOLDER
 //! ```
 //! The answer is an object from the action's text to `ok`, a value, or an errno's name.
 
@@ -61,6 +61,7 @@ fn one(words: &[&str]) -> io::Result<String> {
             files.map(|_| ok())
         }
         "cpus" => cpus(),
+        "escape" => escape(path),
         other => Ok(format!("no action {other:?}")),
     }
 }
@@ -94,6 +95,18 @@ fn list(path: &str) -> io::Result<String> {
     let mut names: Vec<String> = fs::read_dir(path)?.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
     names.sort();
     Ok(names.join(" "))
+}
+
+/// What is at the top once the process has stepped out of a root below its own: a chroot to `folder` leaves the
+/// current folder outside, from where nothing stops it on its way up but the end of the tree.
+fn escape(folder: &str) -> io::Result<String> {
+    std::env::set_current_dir("/")?;
+    std::os::unix::fs::chroot(folder)?;
+    for _ in 0..64 {
+        std::env::set_current_dir("..")?;
+    }
+    std::os::unix::fs::chroot(".")?;
+    list("/")
 }
 
 /// `TYPE MODE UID:GID MAJOR:MINOR SIZE`, not following a last link.

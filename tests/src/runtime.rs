@@ -154,6 +154,34 @@ impl Runtime {
         self.shell(&script, &all.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
+    /// Whether [`Runtime::in_jail`] can work: as root, with a runtime that needs no libraries there.
+    pub fn can_jail(&self) -> bool {
+        let dynamic = |program: Vec<u8>| program.windows(8).any(|w| w == b"/ld-linu");
+        host::is_root() && self.globals.is_empty() && !dynamic(std::fs::read(&program().0).unwrap())
+    }
+
+    /// A shell that runs `script` in a mount namespace of its own, beside a chroot with the runtime: `in_jail ARGS`
+    /// calls it there, where /bundle is the container's (`$id`'s) bundle. `mounted`: the chroot is the root of a mount.
+    pub fn in_jail(&self, mounted: bool, container: &Container<'_>, script: &str) -> Call {
+        let jail = self.dir().join("jail");
+        for folder in ["proc", "sys", "dev", "bundle", "state"] {
+            std::fs::create_dir_all(jail.join(folder)).unwrap();
+        }
+        std::fs::copy(&program().0, jail.join("rrun")).unwrap();
+        // Shared, as systemd has a host's mounts: what the runtime unmounts in its copy must stay here.
+        let setup = r#"jail=$1; bundle=$2; id=$3
+            mount --make-rshared /
+            test -z "$4" || mount --bind "$jail" "$jail"
+            for d in proc sys dev; do mount --rbind "/$d" "$jail/$d"; done
+            mount --bind "$bundle" "$jail/bundle"
+            in_jail() { chroot "$jail" /rrun --root /state "$@"; }
+            trap 'in_jail delete --force "$id"' EXIT"#;
+        let script = format!("{setup}\n{script}");
+        let mounted = if mounted { "mounted" } else { "" };
+        let args = [&script, "sh", jail.to_str().unwrap(), container.bundle.dir.to_str().unwrap(), &container.id, mounted];
+        self.shell("exec unshare --mount --propagation private sh -ec \"$@\"", &args)
+    }
+
     /// `sh -c SCRIPT sh ARGS`: for calls whose descriptors or limits a shell has to set.
     pub fn shell(&self, script: &str, args: &[&str]) -> Call {
         let mut command = Command::new("sh");

@@ -4,18 +4,20 @@
 use super::attach::{Copy, set_attributes};
 use super::{Plan, failed, fallback, paths};
 use crate::sys::{self, MountAttr};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
+use nix::sched::{CloneFlags, setns};
 use nix::unistd::{chdir, chroot, fchdir};
 use std::ffi::CString;
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// How the root is entered.
 #[derive(Debug, Default)]
 pub(super) struct Entry {
-    /// `--no-pivot`: where the root is mounted in the host's tree.
-    moved_from: Option<PathBuf>,
+    /// `--no-pivot`.
+    no_pivot: bool,
     /// No mount namespace of the container's own.
     chroot_only: bool,
     /// The host's tree does not hear of unmounts in ours.
@@ -25,7 +27,7 @@ pub(super) struct Entry {
 impl Entry {
     pub(super) fn new(plan: &Plan) -> Entry {
         let isolated = matches!(initial_propagation(plan), Some(bits) if bits & libc::MS_REC != 0);
-        Entry { moved_from: plan.no_pivot.then(|| plan.rootfs.clone()), chroot_only: !plan.mount_namespace, isolated }
+        Entry { no_pivot: plan.no_pivot, chroot_only: !plan.mount_namespace, isolated }
     }
 }
 
@@ -52,7 +54,7 @@ pub(super) fn attach_root(plan: &Plan) -> Result<OwnedFd> {
     }
     let initial = initial_propagation(plan);
     match initial {
-        Some(bits) => sys::mount(None, c"/", None, bits, None).map_err(failed("mount(/, propagation)"))?,
+        Some(bits) => set_propagation(bits).context("mount(/, propagation)")?,
         None if plan.mount_namespace => make_parent_private(&plan.rootfs)?,
         None => (),
     }
@@ -101,21 +103,50 @@ fn make_parent_private(rootfs: &Path) -> Result<()> {
     sys::mount(None, &paths::c(parent.as_os_str())?, None, libc::MS_PRIVATE, None).map_err(failed("mount(MS_PRIVATE)"))
 }
 
+/// Changes the propagation of all mounts that are in sight, or of all there are where our root is a folder of
+/// a mount (a chroot): what we mount must not show above it either.
+fn set_propagation(bits: u64) -> Result<()> {
+    match sys::mount(None, c"/", None, bits, None) {
+        Err(Errno::EINVAL) => (),
+        other => return Ok(other?),
+    }
+    let root = sys::openat(sys::CWD, c"/", libc::O_PATH | libc::O_DIRECTORY, 0)?;
+    leave_chroot()?;
+    let changed = sys::mount(None, c"/", None, bits, None);
+    fchdir(&root).and_then(|()| chroot(".")).context("back to the chroot")?;
+    Ok(changed?)
+}
+
+/// Makes the root of the mount namespace ours; whether it was not, in a chroot: what is above one would stay in
+/// the container's namespace, and with CAP_SYS_CHROOT a process walks up there.
+fn leave_chroot() -> Result<bool> {
+    let root = || sys::place(sys::CWD, c"/").map_err(failed("statx /"));
+    let own = File::open("/proc/self/ns/mnt").context("/proc/self/ns/mnt")?;
+    let before = root()?;
+    match setns(&own, CloneFlags::CLONE_NEWNS) {
+        // Without CAP_SYS_CHROOT. The container has no more than we, and the kernel gives no user namespace to
+        // whom a chroot holds.
+        Err(Errno::EPERM) => Ok(false),
+        other => other.context("setns to the root of the mount namespace").and_then(|()| Ok(root()? != before)),
+    }
+}
+
 /// Enters `root`.
 pub(super) fn enter(root: BorrowedFd<'_>, entry: &Entry) -> Result<()> {
-    fchdir(root).map_err(failed("fchdir to the root file system"))?;
     if entry.chroot_only {
-        chroot(".").map_err(failed("chroot"))?;
-        return Ok(());
+        return fchdir(root).and_then(|()| chroot(".")).context("chroot to the root file system");
     }
-    if let Some(rootfs) = &entry.moved_from {
-        if !entry.isolated {
+    // What is above a chroot has the propagation that the caller's mounts have.
+    let isolated = !leave_chroot()? && entry.isolated;
+    if entry.no_pivot {
+        if !isolated {
             // On a shared / the move would reach the host.
             sys::mount(None, c"/", None, libc::MS_SLAVE | libc::MS_REC, None).map_err(failed("mount(MS_SLAVE)"))?;
         }
-        return move_and_chroot(root, rootfs);
+        return move_and_chroot(root);
     }
-    let old = (!entry.isolated).then(|| sys::openat(sys::CWD, c"/", libc::O_PATH | libc::O_DIRECTORY, 0)).transpose()?;
+    fchdir(root).map_err(failed("fchdir to the root file system"))?;
+    let old = (!isolated).then(|| sys::openat(sys::CWD, c"/", libc::O_PATH | libc::O_DIRECTORY, 0)).transpose()?;
     sys::pivot_root_here().map_err(|errno| match errno {
         Errno::EINVAL => anyhow::Error::new(errno).context("pivot_root: refused (on a ramfs root, as in an initrd, --no-pivot is needed)"),
         errno => failed("pivot_root")(errno),
@@ -135,8 +166,9 @@ pub(super) fn enter(root: BorrowedFd<'_>, entry: &Entry) -> Result<()> {
 
 /// `--no-pivot`. The host's tree stays below the moved root, and a user namespace inside could mount
 /// a procfs or sysfs as long as whole ones are visible in it: these go first.
-fn move_and_chroot(root: BorrowedFd<'_>, rootfs: &Path) -> Result<()> {
-    let rootfs = std::fs::canonicalize(rootfs).unwrap_or_else(|_| rootfs.into());
+fn move_and_chroot(root: BorrowedFd<'_>) -> Result<()> {
+    fchdir(root).map_err(failed("fchdir to the root file system"))?;
+    let rootfs = std::fs::read_link("/proc/self/cwd").context("/proc/self/cwd")?;
     let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").context("/proc/self/mountinfo")?;
     for mounted in mountinfo.lines().filter_map(Mounted::parse) {
         if mounted.whole && matches!(mounted.fstype, "proc" | "sysfs") && !mounted.point.starts_with(&rootfs) {
@@ -155,6 +187,9 @@ fn hide(point: &Path) -> Result<()> {
     match sys::mount(None, &path, None, libc::MS_SLAVE | libc::MS_REC, None) {
         // Gone with what was above it.
         Err(Errno::ENOENT) => return Ok(()),
+        Err(Errno::EINVAL) => {
+            bail!("another mount covers it, so it would stay in reach (pivot_root has no need of this, in a chroot neither)")
+        }
         other => other?,
     }
     match sys::umount(&path, libc::MNT_DETACH) {

@@ -112,8 +112,8 @@ pub fn way_home() -> Result<Option<File>> {
     let namespace = File::open("/proc/self/ns/mnt").context("/proc/self/ns/mnt")?;
     let root = sys::openat(sys::CWD, c"/", libc::O_PATH | libc::O_DIRECTORY, 0).map_err(failed("open"))?;
     setns(&namespace, CloneFlags::CLONE_NEWNS).context("setns to the runtime's own mount namespace")?;
-    let (found, wanted) = (stat("/").map_err(failed("stat"))?, fstat(&root).map_err(failed("fstat"))?);
-    if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino) {
+    let place = |dir, path| sys::place(dir, path).map_err(failed("statx"));
+    if place(sys::CWD, c"/")? == place(root.as_fd(), c"")? {
         return Ok(Some(namespace));
     }
     fchdir(&root).and_then(|()| chroot(".")).context("back to the chroot")?;
