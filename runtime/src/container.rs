@@ -4,6 +4,7 @@
 //! ROOT/ID/            0700
 //!   state.json        the record: what was made or will be made (0600, replaced by rename)
 //!   config.json       the bundle's configuration as it was at create (exec, update and hooks read it)
+//!   mounts.json       its mounts, once `mounts` has changed them
 //!   exec.fifo         there from create until start
 //! ```
 //!
@@ -19,10 +20,12 @@ use crate::sys;
 use crate::{hooks, notify};
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
-use oci_spec::runtime::{Hooks, Spec};
+use nix::fcntl::{Flock, FlockArg};
+use oci_spec::runtime::{Hooks, Mount, Spec};
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fmt;
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -140,6 +143,8 @@ pub struct Record {
     pub notify: bool,
     /// Its configuration has hooks: `start` and `delete` must read it.
     pub hooks: bool,
+    /// Its mounts were changed since: `mounts.json` has them.
+    pub mounts: bool,
 }
 
 document! { Record;
@@ -160,6 +165,7 @@ document! { Record;
     "intelRdt" => intel_rdt,
     "notify" => notify,
     "hooks" => hooks,
+    "mounts" => mounts,
 }
 
 /// The specification's state document.
@@ -267,19 +273,41 @@ impl Container {
 
     /// Writes the record: a temporary name, then a rename.
     pub fn save(&self) -> Result<()> {
-        let json = json::text(&self.record);
-        let temporary = self.dir.join(".state.json");
-        let path = self.dir.join("state.json");
-        write_new(&temporary, json.as_bytes())
-            .and_then(|()| std::fs::rename(&temporary, &path))
-            .with_context(|| format!("write {}", path.display()))
+        self.replace("state.json", json::text(&self.record).as_bytes())
     }
 
-    /// The configuration as it was at create.
+    fn replace(&self, name: &str, data: &[u8]) -> Result<()> {
+        let temporary = self.dir.join(format!(".{name}"));
+        let path = self.dir.join(name);
+        write_new(&temporary, data).and_then(|()| std::fs::rename(&temporary, &path)).with_context(|| format!("write {}", path.display()))
+    }
+
+    /// The configuration as it was at create, but for mounts that were changed since.
     pub fn config(&self) -> Result<Spec> {
-        let path = self.dir.join("config.json");
+        let mut spec: Spec = self.read("config.json")?;
+        if self.record.mounts {
+            spec.set_mounts(Some(self.read("mounts.json")?));
+        }
+        Ok(spec)
+    }
+
+    fn read<T: bundle::Read>(&self, name: &str) -> Result<T> {
+        let path = self.dir.join(name);
         let json = sys::read_file(&path, 16384).with_context(|| path.display().to_string())?;
         bundle::parse(&json).with_context(|| path.display().to_string())
+    }
+
+    /// Keeps what its mounts are from now on.
+    pub fn save_mounts(&mut self, list: &[Mount]) -> Result<()> {
+        self.replace("mounts.json", json::text(&list).as_bytes())?;
+        self.record.mounts = true;
+        self.save()
+    }
+
+    /// Waits until no other command changes the container's mounts, and keeps them away until dropped.
+    pub fn lock(&self) -> Result<Flock<File>> {
+        let folder = File::open(&self.dir).with_context(|| self.dir.display().to_string())?;
+        Flock::lock(folder, FlockArg::LockExclusive).map_err(|(_, errno)| errno).context("flock of the container's folder")
     }
 
     /// Path of the fifo that gates start.
@@ -411,13 +439,16 @@ pub fn remove_folder(dir: &Path) -> Result<()> {
         }
     }
     match std::fs::remove_dir(dir) {
-        // A restore that was killed has left its place for the root file system.
-        Err(e) if e.kind() == std::io::ErrorKind::DirectoryNotEmpty && std::fs::remove_dir(dir.join(RESTORE_ROOT)).is_ok() => {
-            remove_folder(dir)
-        }
+        Err(e) if e.kind() == std::io::ErrorKind::DirectoryNotEmpty && remove_rare(dir) => remove_folder(dir),
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).with_context(|| format!("remove {}", dir.display())),
         _ => Ok(()),
     }
+}
+
+/// What few have: mounts that were changed, and the place of a restore that was killed. Whether there was any.
+fn remove_rare(dir: &Path) -> bool {
+    let files = ["mounts.json", ".mounts.json"].map(|name| std::fs::remove_file(dir.join(name)).is_ok());
+    files.contains(&true) || std::fs::remove_dir(dir.join(RESTORE_ROOT)).is_ok()
 }
 
 /// Removes the folder of a container whose record cannot be read, whatever is in it.

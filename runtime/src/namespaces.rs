@@ -19,6 +19,8 @@ pub const NEWUSER: u64 = nix::libc::CLONE_NEWUSER as u64;
 pub const NEWNS: u64 = nix::libc::CLONE_NEWNS as u64;
 /// The PID namespace.
 pub const NEWPID: u64 = nix::libc::CLONE_NEWPID as u64;
+/// The IPC namespace.
+pub const NEWIPC: u64 = nix::libc::CLONE_NEWIPC as u64;
 /// The network namespace.
 pub const NEWNET: u64 = nix::libc::CLONE_NEWNET as u64;
 /// The cgroup namespace.
@@ -153,7 +155,7 @@ pub fn join_process(pidfd: Option<&OwnedFd>, pid: i32, kinds: u64) -> Result<()>
     let mut all = Namespaces::default();
     for (name, kind) in [
         ("user", NEWUSER),
-        ("ipc", nix::libc::CLONE_NEWIPC as u64),
+        ("ipc", NEWIPC),
         ("uts", NEWUTS),
         ("net", NEWNET),
         ("pid", NEWPID),

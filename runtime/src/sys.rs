@@ -269,6 +269,16 @@ fn pointers(list: &[CString]) -> Vec<*const c_char> {
     list.iter().map(|s| s.as_ptr()).chain([null()]).collect()
 }
 
+/// A file that an argument names; `-` is standard input.
+pub fn read_input(path: &std::path::Path) -> anyhow::Result<Vec<u8>> {
+    let mut data = Vec::new();
+    match path == std::path::Path::new("-") {
+        true => std::io::Read::read_to_end(&mut std::io::stdin(), &mut data)?,
+        false => std::io::Read::read_to_end(&mut std::fs::File::open(path)?, &mut data)?,
+    };
+    Ok(data)
+}
+
 /// `execve(2)` with strings prepared before; returns only on failure. Not `execveat`: a seccomp
 /// profile may allow the one and not the other.
 pub fn execve(path: &CStr, argv: &[CString], envp: &[CString]) -> Errno {

@@ -320,7 +320,7 @@ fn flags_after_the_id_are_the_program_s() {
     assert_eq!(seen, json!(["/probe", "args", "--tty", "-u", "5"]));
 }
 
-/// exec visits a container that was made in a chroot, and comes back.
+/// exec and mounts visit a container that was made in a chroot, and come back.
 #[test]
 fn a_caller_in_a_chroot_stays_there() {
     let rt = Runtime::new();
@@ -330,7 +330,11 @@ fn a_caller_in_a_chroot_stays_there() {
         in_jail exec -d --pid-file /exec.pid "$id" /probe sleep </dev/null >/dev/null 2>&1
         test -s "$jail/exec.pid" && test ! -e /exec.pid
         status=0; in_jail exec "$id" /probe exit 3 || status=$?
-        test $status = 3"#;
+        test $status = 3
+        echo '[{"destination": "/tmp", "type": "bind", "source": "/bundle", "options": ["bind"]}]' >"$jail/list"
+        in_jail mounts add "$id" /list
+        in_jail exec "$id" /probe try 'stat /tmp/config.json' | grep '"file'
+        in_jail mounts remove "$id" /list"#;
     for mounted in [true, false] {
         let c = rt.container(rt.bundle().args(SLEEP));
         rt.in_jail(mounted, &c, script).ok();

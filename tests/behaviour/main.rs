@@ -15,6 +15,7 @@ mod killed;
 mod lifecycle;
 mod masks;
 mod mounts;
+mod mounts_live;
 mod mounts_special;
 mod namespaces;
 mod net_devices;

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use tests::{Bundle, Runtime};
+use tests::runtime::Kind;
+use tests::{Bundle, Runtime, require};
 
 /// How often a container is made against each target.
 const ROUNDS: usize = 25;
@@ -128,4 +129,31 @@ fn the_folder_of_devices() {
     let mut bundle = rt.bundle().writable();
     bundle.config["mounts"].as_array_mut().unwrap().retain(|m| !m["destination"].as_str().unwrap().starts_with("/dev"));
     race(&rt, bundle.args(["/probe", "args"]), "dev", &dir);
+}
+
+/// The same while mounts are added to a container that runs, and taken away again.
+#[test]
+fn a_mount_of_a_running_container() {
+    let rt = Runtime::new();
+    require!(rt.kind() == Kind::Rrun, "crun follows the link inside the container");
+    let dir = canary(&rt);
+    let bundle = rt.bundle().writable().folder("/volume/below").args(["/probe", "sleep"]);
+    let (one, other) = (bundle.rootfs().join("volume"), bundle.rootfs().join("swapped"));
+    std::os::unix::fs::symlink(&dir, &other).unwrap();
+    let c = rt.start(bundle);
+    let tmpfs = |at: &str| json!([{"destination": at, "type": "tmpfs", "source": "t"}]).to_string();
+    let swapper = Swapper::new(one, other);
+    let (mut added, mut refused) = (0, 0);
+    for i in 0..4 * ROUNDS {
+        let list = tmpfs(["/volume", "/volume/below", "/volume/made/here"][i % 3]);
+        let call = |action| rt.call(["mounts", action, &c.id, "-"]).input(&list).run();
+        match call("add").code() {
+            0 => added += 1,
+            _ => refused += 1,
+        }
+        call("remove");
+        assert_untouched(&dir);
+    }
+    drop(swapper);
+    assert!(added > 0 && refused > 0, "{added} were added, {refused} refused");
 }

@@ -2,6 +2,7 @@
 
 use super::fields::{blank, built, choice, foreign, object};
 use crate::json::read::{Elements, Error, Fields, Read, Reader, Result};
+use crate::json::{Write, Writer};
 use oci_spec::runtime::*;
 use std::str::FromStr;
 
@@ -35,6 +36,29 @@ object! { Mount needs "destination";
     "options" => set_options,
     "uidMappings" => set_uid_mappings,
     "gidMappings" => set_gid_mappings,
+}
+
+impl Write for Mount {
+    fn write(&self, writer: &mut Writer) {
+        writer.object(|o| {
+            o.field("destination", self.destination());
+            o.field("type", self.typ());
+            o.field("source", self.source());
+            o.field("options", self.options());
+            o.field("uidMappings", self.uid_mappings());
+            o.field("gidMappings", self.gid_mappings());
+        });
+    }
+}
+
+impl Write for LinuxIdMapping {
+    fn write(&self, writer: &mut Writer) {
+        writer.object(|o| {
+            o.field("containerID", &self.container_id());
+            o.field("hostID", &self.host_id());
+            o.field("size", &self.size());
+        });
+    }
 }
 
 object! { Hooks;

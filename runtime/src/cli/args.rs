@@ -153,6 +153,17 @@ pub struct Kill {
     pub all: bool,
 }
 
+/// `mounts`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mounts {
+    /// `remove`, not `add`.
+    pub remove: bool,
+    /// The container's id.
+    pub id: String,
+    /// The list, `-` for standard input.
+    pub file: PathBuf,
+}
+
 /// `delete`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Delete {

@@ -1,7 +1,9 @@
 //! From parsed flags to the types of [`args`](super): the last checks that need no file.
 
 use super::parse::{Parsed, go_bool, number, utf8};
-use super::{CgroupManager, Checkpoint, Create, Criu, Delete, Events, Exec, Id, Kill, List, LogFormat, Ps, Restore, Run, Spec, Update};
+use super::{
+    CgroupManager, Checkpoint, Create, Criu, Delete, Events, Exec, Id, Kill, List, LogFormat, Mounts, Ps, Restore, Run, Spec, Update,
+};
 use crate::signals;
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
@@ -46,6 +48,15 @@ fn id_of(dir: &Path) -> Result<String> {
         id if id.is_empty() => bail!("{}: the folder has no name to make an id from (use 'run --bundle DIR ID')", dir.display()),
         id => Ok(id),
     }
+}
+
+pub(super) fn mounts(p: &Parsed) -> Result<Mounts> {
+    let remove = match operand(p, 0)?.as_str() {
+        "add" => false,
+        "remove" => true,
+        other => bail!("unknown action {other:?} (add or remove)"),
+    };
+    Ok(Mounts { remove, id: operand(p, 1)?, file: PathBuf::from(&p.operands[2]) })
 }
 
 pub(super) fn events(p: &Parsed) -> Result<Events> {

@@ -219,6 +219,16 @@ pub(super) static COMMANDS: &[Command] = &[
         run: |g, p| commands::list::run(g, convert::list(p)?),
     },
     Command {
+        name: "mounts",
+        summary: "add mounts to a running container, or remove them",
+        operands: "add|remove ID FILE",
+        count: (3, 3),
+        stop: false,
+        flags: &[],
+        about: "Adds the mounts of a JSON file, a list as the field mounts of config.json is one, to a container that runs, waits for start or is paused; or removes what is mounted at their destinations. FILE may be - for standard input. All of the list is done, or nothing. No symbolic link is followed to a destination; what a container has from the beginning (/proc, /sys, /dev and what is masked in them) stays as it is.",
+        run: |g, p| commands::mounts::run(g, &convert::mounts(p)?),
+    },
+    Command {
         name: "pause",
         summary: "freeze a container's processes",
         operands: "ID",

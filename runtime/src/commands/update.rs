@@ -3,10 +3,9 @@
 use crate::bundle;
 use crate::cli::{Globals, Update};
 use crate::container::{Container, Error, Status};
-use crate::log;
+use crate::{log, sys};
 use anyhow::{Context, Result, bail};
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxPids, LinuxResources};
-use std::io::Read;
 use std::num::ParseIntError;
 use std::path::Path;
 use std::str::FromStr;
@@ -31,13 +30,7 @@ pub fn run(globals: &Globals, args: &Update) -> Result<i32> {
 
 /// `--resources`: a document like `linux.resources`.
 fn read(path: &Path) -> Result<LinuxResources> {
-    let mut json = Vec::new();
-    if path == Path::new("-") {
-        std::io::stdin().read_to_end(&mut json).context("read standard input (--resources -)")?;
-    } else {
-        json = std::fs::read(path).with_context(|| format!("--resources {}", path.display()))?;
-    }
-    bundle::parse(&json).with_context(|| format!("--resources {}", path.display()))
+    sys::read_input(path).and_then(|json| bundle::parse(&json)).with_context(|| format!("--resources {}", path.display()))
 }
 
 /// The resources that the flags name.

@@ -7,12 +7,14 @@
 
 mod exec;
 mod init;
+mod live;
 mod parent;
 mod plan;
 pub mod protocol;
 mod setup;
 
 pub use exec::Exec;
+pub use live::{add_mounts, remove_mounts};
 pub use parent::{Made, create, exec as run_exec};
 pub use plan::Plan;
 pub use setup::Setup;

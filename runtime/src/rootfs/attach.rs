@@ -35,8 +35,8 @@ pub(super) struct Target<'a> {
     pub path: &'a Path,
     /// `O_PATH` descriptor of what will be covered.
     pub fd: OwnedFd,
-    /// Whether it had to be made.
-    pub made: bool,
+    /// How many of the last components of the path had to be made.
+    pub made: usize,
 }
 
 /// A file system to be mounted.

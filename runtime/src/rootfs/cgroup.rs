@@ -89,7 +89,7 @@ fn mount_view(tmpfs: BorrowedFd<'_>, view: &View, cgroups: &Cgroups) -> Result<O
         place => {
             let flags = libc::O_PATH | libc::O_NOFOLLOW | libc::O_DIRECTORY;
             let fd = sys::openat(tmpfs, &c_name, flags, 0).map_err(failed("open"))?;
-            place.mount(&Target { root: tmpfs, path: name, fd, made: true })?
+            place.mount(&Target { root: tmpfs, path: name, fd, made: 1 })?
         }
     };
     for link in view.links.iter().filter(|link| **link != view.name) {

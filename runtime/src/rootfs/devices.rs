@@ -207,7 +207,7 @@ fn bind_node(folder: BorrowedFd<'_>, name: &OsStr, node: &Node) -> Result<()> {
     }
     let copy = Copy::of_fd(host.as_fd(), false).map_err(failed("open_tree"))?;
     let fd = file(folder, name)?;
-    copy.mount(&Target { root: folder, path: Path::new(name), fd, made: false }).map(drop)
+    copy.mount(&Target { root: folder, path: Path::new(name), fd, made: 0 }).map(drop)
 }
 
 /// An empty file of that name, made where it is missing; never a link.
@@ -252,7 +252,7 @@ pub(super) fn attach_console(root: BorrowedFd<'_>, slave: BorrowedFd<'_>) -> Res
     let (dev, name) = paths::parent(root, Path::new("/dev/console")).map_err(failed("open /dev"))?;
     let fd = file(dev.as_fd(), name)?;
     let copy = Copy::of_fd(slave, false).map_err(failed("open_tree of the terminal"))?;
-    copy.mount(&Target { root: dev.as_fd(), path: Path::new(name), fd, made: false }).map(drop)
+    copy.mount(&Target { root: dev.as_fd(), path: Path::new(name), fd, made: 0 }).map(drop)
 }
 
 #[cfg(test)]

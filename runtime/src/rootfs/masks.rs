@@ -26,7 +26,7 @@ pub(super) fn mask(root: BorrowedFd<'_>, list: &[String], label: Option<&str>) -
         let wrap = || format!("linux.maskedPaths[{i}] ({})", path.display());
         let Some(fd) = find(root, path).with_context(wrap)? else { continue };
         let folder = paths::kind(&fd).map_err(failed("fstat")).with_context(wrap)? == SFlag::S_IFDIR;
-        let target = Target { root, path, fd, made: false };
+        let target = Target { root, path, fd, made: 0 };
         if folder {
             empty = Some(cover(empty, &target, label, &mut spent).with_context(wrap)?);
         } else {
@@ -69,7 +69,7 @@ pub(super) fn make_paths_readonly(root: BorrowedFd<'_>, list: &[String]) -> Resu
         let wrap = || format!("linux.readonlyPaths[{i}] ({})", path.display());
         let Some(fd) = find(root, path).with_context(wrap)? else { continue };
         let copy = Copy::of_fd(fd.as_fd(), true).map_err(failed("open_tree")).with_context(wrap)?;
-        let target = Target { root, path, fd, made: false };
+        let target = Target { root, path, fd, made: 0 };
         let mount = copy.mount(&target).with_context(wrap)?;
         make_readonly(mount.as_fd()).map_err(failed("mount_setattr")).with_context(wrap)?;
         spent.add(target.fd);

@@ -11,6 +11,7 @@ mod copy_up;
 mod devices;
 mod fallback;
 mod idmap;
+mod live;
 mod masks;
 mod mounter;
 mod mounts;
@@ -19,6 +20,7 @@ mod paths;
 mod pivot;
 mod saved;
 
+pub use live::{Mounts, remove};
 pub use options::mount_options;
 pub use saved::{Home, bind_root, check_is, clean, is_bind, make_destinations, of_process, resolve, way_home};
 
@@ -165,12 +167,7 @@ impl Plan {
     }
 
     fn open_source(&self, op: &MountOp, path: &Path, inaccessible: bool) -> Result<Source> {
-        let mut source = Source::default();
-        source.id_map = match &op.id_maps {
-            Some(mounts::IdMaps::Lists(uids, gids)) => Some(idmap::user_namespace(uids, gids)?),
-            Some(mounts::IdMaps::Joined(namespace)) => Some(namespace.try_clone()?),
-            None => None,
-        };
+        let mut source = Source { id_map: op.id_map()?, ..Source::default() };
         source.by_parent = inaccessible && source.id_map.is_some();
         if inaccessible && !source.by_parent {
             // If not, perhaps an earlier mount of the list brings it; init looks again.

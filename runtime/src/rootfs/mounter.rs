@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::{Mode, SFlag, fstat, mkdirat};
 use nix::unistd::{Gid, Uid, fchownat};
+use std::borrow::Cow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -89,15 +90,7 @@ impl<'a> Mounter<'a> {
 
     fn filesystem(&mut self, op: &'a MountOp, filesystem: &Filesystem) -> Result<()> {
         let target = self.folder(op)?;
-        let mut own;
-        let mut filesystem = filesystem;
-        if op.fstype() == b"tmpfs" && !op.options.has_data("mode") && !target.made {
-            // The mode of the image's folder shows through.
-            own = filesystem.clone();
-            own.option("mode", Some(&format!("{:o}", fstat(&target.fd)?.st_mode & 0o7777)))?;
-            filesystem = &own;
-        }
-        let mount = match filesystem.mount(&target) {
+        let mount = match fitted(op, filesystem, &target)?.mount(&target) {
             Err(error) if self.plan.user_namespace && is_refused(&error) => self.host_copy(op, &target, error)?,
             other => other?,
         };
@@ -134,8 +127,8 @@ impl<'a> Mounter<'a> {
         {
             // Straight below a mount that nobody else can reach: no link can be in the way.
             let made = match mkdirat(mount, name, Mode::from_bits_truncate(0o755)) {
-                Ok(()) => true,
-                Err(Errno::EEXIST) => false,
+                Ok(()) => 1,
+                Err(Errno::EEXIST) => 0,
                 Err(errno) => return Err(failed("mkdir")(errno)),
             };
             let flags = libc::O_PATH | libc::O_NOFOLLOW | libc::O_DIRECTORY;
@@ -148,7 +141,7 @@ impl<'a> Mounter<'a> {
     /// The target of a mount, made where it is missing.
     fn target(&self, op: &'a MountOp, missing: impl Fn() -> paths::Missing) -> Result<Target<'a>> {
         let path = op.destination.as_path();
-        let mut made = false;
+        let mut made = 0;
         let fd = match paths::open_plain(self.root, path, OFlag::O_PATH) {
             Ok(fd) => fd,
             Err(Errno::ELOOP) if matches!(op.fstype(), b"proc" | b"sysfs") => {
@@ -158,10 +151,7 @@ impl<'a> Mounter<'a> {
                 )
             }
             Err(Errno::ENOENT | Errno::ELOOP) => {
-                let found = paths::walk(self.root, path, missing()).map_err(|errno| match errno {
-                    Errno::EROFS => anyhow!("the destination does not exist and cannot be made: the file system there is read-only"),
-                    errno => failed("make the destination")(errno),
-                })?;
+                let found = paths::walk(self.root, path, missing()).map_err(not_made)?;
                 if found.path != path {
                     check_proc(&found.path, &op.kind)?;
                     if sys::fstype(found.fd.as_fd())? == super::PROC_MAGIC && !found.path.starts_with("/proc") {
@@ -247,13 +237,30 @@ pub(super) fn missing_source(path: &Path, errno: Errno) -> anyhow::Error {
     }
 }
 
+/// Why a destination that is missing cannot be made.
+pub(super) fn not_made(errno: Errno) -> anyhow::Error {
+    match errno {
+        Errno::EROFS => anyhow!("the destination does not exist and cannot be made: the file system there is read-only"),
+        errno => failed("make the destination")(errno),
+    }
+}
+
+/// The file system as it suits its target: of a tmpfs the mode of the image's folder shows through.
+pub(super) fn fitted<'f>(op: &MountOp, filesystem: &'f Filesystem, target: &Target<'_>) -> Result<Cow<'f, Filesystem>> {
+    let mut filesystem = Cow::Borrowed(filesystem);
+    if op.fstype() == b"tmpfs" && !op.options.has_data("mode") && target.made == 0 {
+        filesystem.to_mut().option("mode", Some(&format!("{:o}", fstat(&target.fd)?.st_mode & 0o7777)))?;
+    }
+    Ok(filesystem)
+}
+
 /// Whether a file system may not be mounted by us.
 fn is_refused(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref::<Errno>(), Some(Errno::EPERM))
 }
 
 /// Fills a fresh tmpfs with what it covers, which its target's descriptor still shows.
-fn copy_up(target: &Target<'_>, mount: BorrowedFd<'_>) -> Result<()> {
+pub(super) fn copy_up(target: &Target<'_>, mount: BorrowedFd<'_>) -> Result<()> {
     copy_up::copy(target.fd.as_fd(), mount)?;
     let stat = fstat(&target.fd)?;
     match fchownat(mount, "", Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)), AtFlags::AT_EMPTY_PATH) {

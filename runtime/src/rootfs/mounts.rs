@@ -2,7 +2,7 @@
 
 use super::attach::Filesystem;
 use super::options::{Options, attr};
-use super::{Context, paths};
+use super::{Context, idmap, paths};
 use anyhow::{Context as _, Result, bail};
 use oci_spec::runtime::{LinuxIdMapping, Mount};
 use std::os::fd::OwnedFd;
@@ -144,6 +144,15 @@ impl MountOp {
         Ok(filesystem)
     }
 
+    /// A user namespace with the mappings of an id-mapped mount.
+    pub(super) fn id_map(&self) -> Result<Option<OwnedFd>> {
+        match &self.id_maps {
+            Some(IdMaps::Lists(uids, gids)) => idmap::user_namespace(uids, gids).map(Some),
+            Some(IdMaps::Joined(namespace)) => Ok(Some(namespace.try_clone()?)),
+            None => Ok(None),
+        }
+    }
+
     /// Something has yet to be made in it: it becomes read-only at the very end.
     pub(super) fn ends_readonly(&self) -> bool {
         self.ends_readonly_as(std::str::from_utf8(self.fstype()).unwrap_or_default())
@@ -206,10 +215,17 @@ pub(super) fn check_proc(destination: &Path, kind: &Kind) -> Result<()> {
             _ => bail!("{:?} cannot be mounted because it is not of type proc", destination),
         };
     }
-    if PROC_FILES.iter().any(|name| rest == Path::new(name)) {
-        return Ok(());
+    check_place(destination)
+}
+
+/// Refuses what is inside /proc, but for a few files.
+pub(super) fn check_place(destination: &Path) -> Result<()> {
+    match destination.strip_prefix("/proc") {
+        Ok(rest) if !rest.as_os_str().is_empty() && !PROC_FILES.iter().any(|name| rest == Path::new(name)) => {
+            bail!("{:?} cannot be mounted because it is inside /proc", destination)
+        }
+        _ => Ok(()),
     }
-    bail!("{:?} cannot be mounted because it is inside /proc", destination)
 }
 
 #[cfg(test)]

@@ -43,8 +43,8 @@ pub(super) struct Found {
     pub fd: OwnedFd,
     /// Where it is below the root once every link is resolved; absolute.
     pub path: PathBuf,
-    /// Whether something had to be made.
-    pub made: bool,
+    /// How many components at its end had to be made.
+    pub made: usize,
 }
 
 /// Opens `path` below `root` with `flags`, links resolved as if `root` were `/`.
@@ -111,7 +111,7 @@ pub(super) fn walk(root: BorrowedFd<'_>, path: &Path, missing: Missing) -> sys::
     let mut pending: VecDeque<OsString> = VecDeque::new();
     prepend(&mut pending, path);
     let (mut links, mut races) = (0, 0);
-    let mut made = false;
+    let mut kept = None;
     while let Some(name) = pending.pop_front() {
         if name == ".." {
             passed.pop();
@@ -122,7 +122,7 @@ pub(super) fn walk(root: BorrowedFd<'_>, path: &Path, missing: Missing) -> sys::
         let opened = match opened {
             Err(Errno::ENOENT) if missing != Missing::Fail => {
                 make(here, &name, pending.is_empty() && missing == Missing::File)?;
-                made = true;
+                kept.get_or_insert(passed.len());
                 races += 1;
                 if races > MAX_RACES {
                     return Err(Errno::EAGAIN);
@@ -151,6 +151,7 @@ pub(super) fn walk(root: BorrowedFd<'_>, path: &Path, missing: Missing) -> sys::
         }
     }
     let path = passed.iter().fold(PathBuf::from("/"), |path, (_, name)| path.join(name));
+    let made = kept.map_or(0, |kept| passed.len().saturating_sub(kept));
     let fd = match passed.pop() {
         Some((fd, _)) => fd,
         None => sys::openat(root, c".", libc::O_PATH | libc::O_DIRECTORY, 0)?,
@@ -285,7 +286,8 @@ mod tests {
         assert_eq!(make("dangling/x", Missing::File).path, Path::new("/run/missing/x"));
         assert!(temp.0.join("root/run/missing/x").is_file());
         assert_eq!(make("a/up/y", Missing::File).path, Path::new("/outside/y"));
-        assert!(!make("a/b", Missing::Folder).made);
+        assert_eq!(make("a/b", Missing::Folder).made, 0);
+        assert_eq!(make("a/b/c/d", Missing::File).made, 2);
         let outside: Vec<_> = fs::read_dir(temp.0.join("outside")).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(outside, ["canary"]);
         assert_eq!(parent(root.as_fd(), Path::new("/dev/x/null")).unwrap().1, "null");

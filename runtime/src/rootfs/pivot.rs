@@ -105,7 +105,7 @@ fn make_parent_private(rootfs: &Path) -> Result<()> {
 
 /// Changes the propagation of all mounts that are in sight, or of all there are where our root is a folder of
 /// a mount (a chroot): what we mount must not show above it either.
-fn set_propagation(bits: u64) -> Result<()> {
+pub(super) fn set_propagation(bits: u64) -> Result<()> {
     match sys::mount(None, c"/", None, bits, None) {
         Err(Errno::EINVAL) => (),
         other => return Ok(other?),

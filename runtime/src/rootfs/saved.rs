@@ -87,12 +87,7 @@ impl Home {
     pub fn leave() -> Result<Home> {
         let home = Home::note()?;
         unshare(CloneFlags::CLONE_NEWNS).context("unshare of the mount namespace")?;
-        let changed = sys::mount(None, c"/", None, libc::MS_SLAVE | libc::MS_REC, None);
-        match changed {
-            // In a chroot that is no mount: then what is above it counts as the host's, too.
-            Err(Errno::EINVAL) => (),
-            other => other.map_err(failed("mount(MS_SLAVE)"))?,
-        }
+        super::pivot::set_propagation(libc::MS_SLAVE | libc::MS_REC).context("mount(MS_SLAVE)")?;
         Ok(home)
     }
 
