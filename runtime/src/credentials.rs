@@ -73,6 +73,13 @@ pub fn capability_mask(name: &str) -> Result<u64> {
     }
 }
 
+/// The names of the capabilities in a mask, sorted: `CAP_KILL CAP_SETUID`.
+pub fn capability_names(mask: u64) -> String {
+    let mut names: Vec<String> = caps::all().into_iter().filter(|c| mask >> c.index() & 1 == 1).map(|c| c.to_string()).collect();
+    names.sort();
+    names.join(" ")
+}
+
 /// Ids, groups and capabilities of a process.
 #[derive(Clone, Debug, Default)]
 pub struct Credentials {

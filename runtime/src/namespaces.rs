@@ -8,6 +8,7 @@ use oci_spec::runtime::Linux;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 
 const NSFS_MAGIC: i64 = 0x6e73_6673;
 
@@ -28,6 +29,18 @@ pub const NEWCGROUP: u64 = nix::libc::CLONE_NEWCGROUP as u64;
 /// The UTS namespace.
 pub const NEWUTS: u64 = nix::libc::CLONE_NEWUTS as u64;
 
+/// All kinds by their names in /proc/PID/ns, in the order in which they are joined.
+pub const NAMES: [(&str, u64); 8] = [
+    ("user", NEWUSER),
+    ("ipc", NEWIPC),
+    ("uts", NEWUTS),
+    ("net", NEWNET),
+    ("pid", NEWPID),
+    ("cgroup", NEWCGROUP),
+    ("time", NEWTIME),
+    ("mnt", NEWNS),
+];
+
 /// A namespace that exists already.
 #[derive(Debug)]
 pub struct Joined {
@@ -37,6 +50,16 @@ pub struct Joined {
     pub fd: OwnedFd,
     /// How an error names it.
     pub name: String,
+}
+
+impl Joined {
+    /// Whether the caller is in it.
+    pub fn is_ours(&self) -> bool {
+        let ours =
+            NAMES.into_iter().find(|(_, kind)| *kind == self.kind).map(|(name, _)| std::fs::metadata(format!("/proc/self/ns/{name}")));
+        let (Some(Ok(ours)), Ok(theirs)) = (ours, nix::sys::stat::fstat(&self.fd)) else { return false };
+        (ours.dev(), ours.ino()) == (theirs.st_dev, theirs.st_ino)
+    }
 }
 
 /// `linux.namespaces` of a configuration.
@@ -153,16 +176,7 @@ pub fn join_process(pidfd: Option<&OwnedFd>, pid: i32, kinds: u64) -> Result<()>
         }
     }
     let mut all = Namespaces::default();
-    for (name, kind) in [
-        ("user", NEWUSER),
-        ("ipc", NEWIPC),
-        ("uts", NEWUTS),
-        ("net", NEWNET),
-        ("pid", NEWPID),
-        ("cgroup", NEWCGROUP),
-        ("time", NEWTIME),
-        ("mnt", NEWNS),
-    ] {
+    for (name, kind) in NAMES {
         if kinds & kind != 0 {
             let path = format!("/proc/{pid}/ns/{name}");
             let fd = std::fs::File::open(&path).with_context(|| path.clone())?.into();

@@ -9,7 +9,7 @@ use tests::terminal::ConsoleSocket;
 use tests::{Bundle, Container, Runtime, host};
 
 /// Why nothing can be checkpointed here.
-fn hindrance(rt: &Runtime) -> Option<String> {
+pub(crate) fn hindrance(rt: &Runtime) -> Option<String> {
     if rt.is_rootless() || !host::is_root() {
         return Some("root: CRIU needs it".into());
     }
@@ -23,41 +23,42 @@ fn hindrance(rt: &Runtime) -> Option<String> {
 
 macro_rules! needs_criu {
     ($rt:expr) => {
-        if let Some(reason) = hindrance(&$rt) {
-            host::skip(&format!("needs {reason}"));
+        if let Some(reason) = $crate::checkpoint::hindrance(&$rt) {
+            tests::host::skip(&format!("needs {reason}"));
             return;
         }
     };
 }
+pub(crate) use needs_criu;
 
 /// Counts in a file of the root file system, which outlives the container.
 const COUNT: &str = "i=0; while :; do i=$((i+1)); echo $i >/count; sleep 0.05; done";
 
-fn counter(rt: &Runtime) -> Bundle {
+pub(crate) fn counter(rt: &Runtime) -> Bundle {
     rt.bundle().shell().writable().args(["/bin/sh", "-c", COUNT])
 }
 
-fn count(c: &Container<'_>) -> u64 {
+pub(crate) fn count(c: &Container<'_>) -> u64 {
     fs::read_to_string(c.bundle.rootfs().join("count")).ok().and_then(|t| t.trim().parse().ok()).unwrap_or(0)
 }
 
 #[track_caller]
-fn wait_beyond(c: &Container<'_>, least: u64) -> u64 {
+pub(crate) fn wait_beyond(c: &Container<'_>, least: u64) -> u64 {
     assert!(host::wait_until(20, || count(c) > least), "counts no further than {}", count(c));
     count(c)
 }
 
 /// The folders that the flags name.
-fn folders(rt: &Runtime) -> (String, String) {
+pub(crate) fn folders(rt: &Runtime) -> (String, String) {
     (rt.dir().join("images").display().to_string(), rt.dir().join("work").display().to_string())
 }
 
-fn checkpoint(c: &Container<'_>, flags: &[&str]) {
+pub(crate) fn checkpoint(c: &Container<'_>, flags: &[&str]) {
     let (images, work) = folders(c.rt);
     c.call(["checkpoint", "--image-path", &images, "--work-path", &work].iter().chain(flags)).ok();
 }
 
-fn restore(c: &Container<'_>, flags: &[&str]) {
+pub(crate) fn restore(c: &Container<'_>, flags: &[&str]) {
     let (images, work) = folders(c.rt);
     let bundle = c.bundle.dir.display().to_string();
     c.call(["restore", "-d", "--bundle", &bundle, "--image-path", &images, "--work-path", &work].iter().chain(flags)).ok();

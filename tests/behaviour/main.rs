@@ -6,6 +6,7 @@ mod budgets;
 mod cgroups;
 mod checkpoint;
 mod cli;
+mod confined;
 mod devices;
 mod enosys;
 mod events;

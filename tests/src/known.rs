@@ -25,6 +25,7 @@ pub const DIFFERENCES: &[(Kind, &str, &str)] = &[
     (Runc, "takes preserve 3", "its own descriptors are there by those numbers"),
     (Runc, "takes ociVersion", "looks at no version"),
     (Runc, "takes hooks.poststop[0].timeout", "times out at once"),
+    (Runc, "restore beyond the configuration", "gives what the images hold"),
     (Crun, "kill stopped text", "its own words"),
     (Crun, "delete running text", "its own words"),
     (Crun, "start texts", "its own words"),

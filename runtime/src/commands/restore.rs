@@ -6,8 +6,9 @@ use crate::bundle::Bundle;
 use crate::cgroups::{Cgroup, Entry, View};
 use crate::cli::{Globals, Restore};
 use crate::container::{self, Container};
+use crate::criu::confined::Confines;
 use crate::criu::{self, Criu, External, Notification, Options, Request};
-use crate::namespaces::{NEWCGROUP, NEWNET, NEWPID, NEWTIME, NEWUSER};
+use crate::namespaces::{NEWCGROUP, NEWNET, NEWNS, NEWPID, NEWTIME, NEWUSER};
 use crate::process::Plan;
 use crate::supervise::Supervisor;
 use crate::{hooks, json, rootfs, sys, terminal};
@@ -117,6 +118,7 @@ impl Work<'_> {
                 }
             }
             "post-restore" => self.restored(said.pid),
+            "pre-resume" => self.confine(),
             _ => Ok(()),
         }
     }
@@ -138,6 +140,22 @@ impl Work<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Everything is as it will be, credentials included, and nothing runs yet.
+    fn confine(&self) -> Result<()> {
+        let pid = self.container.record.pid;
+        let Plan { setup, namespaces, .. } = self.plan;
+        let confines = Confines { setup, namespaces, labelled: self.args.lsm_profile.is_some() };
+        let confined = confines.check(pid).and_then(|()| match confines.may_mount() || !namespaces.has(NEWNS) {
+            true => Ok(()),
+            false => rootfs::confine(pid, self.bundle, &self.container.record.rootfs, &devices(&self.bundle.spec)),
+        });
+        if confined.is_err() {
+            // Without CRIU they would run.
+            criu::confined::kill(pid);
+        }
+        confined
     }
 
     fn options(&mut self, inherited: &mut Vec<OwnedFd>) -> Result<Options> {

@@ -4,6 +4,7 @@
 //! come out and are answered one by one, the response ends it. Field numbers are those of CRIU's
 //! `images/rpc.proto`.
 
+pub mod confined;
 mod mounts;
 mod options;
 mod wire;

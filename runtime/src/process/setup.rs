@@ -2,7 +2,7 @@
 //! by the parent, and the last steps to it, which init and exec share.
 
 use super::protocol::{Channel, Kind};
-use crate::credentials::{self, Credentials, Limit};
+use crate::credentials::{self, Credentials, Limit, capability_names};
 use crate::rootfs::Root;
 use crate::scheduling::Scheduling;
 use crate::seccomp::{self, Filter};
@@ -361,12 +361,6 @@ fn oom_score_adj(value: Option<i32>) -> Result<Option<i32>> {
         Some(v) if !(-1000..=1000).contains(&v) => bail!("process.oomScoreAdj: {v} is not within -1000 and 1000"),
         other => Ok(other),
     }
-}
-
-fn capability_names(mask: u64) -> String {
-    let mut names: Vec<String> = caps::all().into_iter().filter(|c| mask >> c.index() & 1 == 1).map(|c| c.to_string()).collect();
-    names.sort();
-    names.join(" ")
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 
 mod attach;
 mod cgroup;
+mod confined;
 mod copy_up;
 mod devices;
 mod fallback;
@@ -14,12 +15,14 @@ mod idmap;
 mod live;
 mod masks;
 mod mounter;
+mod mountinfo;
 mod mounts;
 mod options;
 mod paths;
 mod pivot;
 mod saved;
 
+pub use confined::confine;
 pub use live::{Mounts, remove};
 pub use options::mount_options;
 pub use saved::{Home, bind_root, check_is, clean, is_bind, make_destinations, of_process, resolve, way_home};

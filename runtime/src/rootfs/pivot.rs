@@ -2,6 +2,7 @@
 //! chroot alone where the container has no mount namespace of its own.
 
 use super::attach::{Copy, set_attributes};
+use super::mountinfo::Mounted;
 use super::{Plan, failed, fallback, paths};
 use crate::sys::{self, MountAttr};
 use anyhow::{Context, Result, bail};
@@ -11,7 +12,7 @@ use nix::unistd::{chdir, chroot, fchdir};
 use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// How the root is entered.
 #[derive(Debug, Default)]
@@ -171,7 +172,7 @@ fn move_and_chroot(root: BorrowedFd<'_>) -> Result<()> {
     let rootfs = std::fs::read_link("/proc/self/cwd").context("/proc/self/cwd")?;
     let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").context("/proc/self/mountinfo")?;
     for mounted in mountinfo.lines().filter_map(Mounted::parse) {
-        if mounted.whole && matches!(mounted.fstype, "proc" | "sysfs") && !mounted.point.starts_with(&rootfs) {
+        if mounted.root == Path::new("/") && matches!(mounted.fstype, "proc" | "sysfs") && !mounted.point.starts_with(&rootfs) {
             hide(&mounted.point).with_context(|| format!("--no-pivot: hide {}", mounted.point.display()))?;
         }
     }
@@ -195,51 +196,5 @@ fn hide(point: &Path) -> Result<()> {
     match sys::umount(&path, libc::MNT_DETACH) {
         Err(Errno::EINVAL | Errno::EPERM) => Ok(sys::mount(Some(c"tmpfs"), &path, Some(c"tmpfs"), 0, None)?),
         other => Ok(other?),
-    }
-}
-
-/// What a line of mountinfo says.
-#[derive(Debug, PartialEq, Eq)]
-struct Mounted<'a> {
-    point: PathBuf,
-    fstype: &'a str,
-    /// The root of the file system, not a folder in it.
-    whole: bool,
-}
-
-impl<'a> Mounted<'a> {
-    fn parse(line: &'a str) -> Option<Mounted<'a>> {
-        let (left, right) = line.split_once(" - ")?;
-        let mut fields = left.split(' ').skip(3);
-        let (root, point) = (fields.next()?, fields.next()?);
-        Some(Mounted { point: unescape(point), fstype: right.split(' ').next()?, whole: root == "/" })
-    }
-}
-
-/// Undoes mountinfo's octal escapes (`\040`).
-fn unescape(field: &str) -> PathBuf {
-    use std::os::unix::ffi::OsStringExt;
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field.as_bytes();
-    while let Some((first, tail)) = rest.split_first() {
-        let octal = if *first == b'\\' { tail.get(..3).and_then(|d| std::str::from_utf8(d).ok()) } else { None };
-        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) => (bytes.push(byte), rest = &tail[3..]),
-            None => (bytes.push(*first), rest = tail),
-        };
-    }
-    std::ffi::OsString::from_vec(bytes).into()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn mountinfo_lines() {
-        let line = r"22 27 0:20 / /mnt/a\040b rw,nosuid shared:7 - proc proc rw";
-        assert_eq!(Mounted::parse(line), Some(Mounted { point: "/mnt/a b".into(), fstype: "proc", whole: true }));
-        assert!(!Mounted::parse("1 2 8:1 /sub /x rw - ext4 /dev/sda rw").unwrap().whole);
-        assert_eq!(Mounted::parse("nonsense"), None);
     }
 }

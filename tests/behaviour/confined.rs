@@ -1,0 +1,107 @@
+//! A checkpoint's images are as hostile as an image's files: what they hold gets nothing that the configuration does not
+//! give. They are made here from a container that may more; a configuration that gives less restores them.
+
+use crate::checkpoint::{checkpoint, count, counter, folders, needs_criu, restore, wait_beyond};
+use serde_json::{Value, json};
+use std::fs;
+use tests::{Bundle, Container, Runtime};
+
+/// Changes one field of a bundle's config.json.
+fn change(c: &Container<'_>, pointer: &str, value: Value) {
+    let config = c.bundle.dir.join("config.json");
+    let mut spec: Value = serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
+    let (parent, key) = pointer.rsplit_once('/').unwrap();
+    spec.pointer_mut(parent).unwrap()[key] = value;
+    fs::write(&config, spec.to_string()).unwrap();
+}
+
+/// Checkpoints `bundle`, and restores it with `less` in its configuration: that is refused with `text`, and nothing has run.
+#[track_caller]
+fn refused(rt: &Runtime, bundle: Bundle, less: &[(&str, Value)], text: &str) {
+    let c = rt.start(bundle);
+    wait_beyond(&c, 1);
+    checkpoint(&c, &[]);
+    for (pointer, value) in less {
+        change(&c, pointer, value.clone());
+    }
+    let saved = count(&c);
+    if rt.differs("restore beyond the configuration") {
+        c.call(["delete", "-f"]).run();
+        return;
+    }
+    let (images, work) = folders(rt);
+    let bundle = c.bundle.dir.display().to_string();
+    c.call(["restore", "-d", "--bundle", &bundle, "--image-path", &images, "--work-path", &work]).fails(1, &[text]);
+    rt.assert_nothing_left();
+    assert_eq!(count(&c), saved, "it ran");
+}
+
+#[test]
+fn credentials() {
+    let rt = Runtime::new();
+    needs_criu!(rt);
+    let less = ["bounding", "effective", "permitted"].map(|set| (format!("/process/capabilities/{set}"), json!(["CAP_KILL"])));
+    let less: Vec<_> = less.iter().map(|(pointer, value)| (pointer.as_str(), value.clone())).collect();
+    refused(&rt, counter(&rt), &less, "process.capabilities: the checkpoint has more");
+    let bundle = counter(&rt).set("/process/noNewPrivileges", json!(false));
+    refused(&rt, bundle, &[("/process/noNewPrivileges", json!(true))], "process.noNewPrivileges");
+    let bundle = counter(&rt).set("/process/noNewPrivileges", json!(true));
+    refused(&rt, bundle, &[("/process/user/uid", json!(1000))], "process.user.uid: the checkpoint has a process of root");
+    let filter = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_ERRNO"}]});
+    refused(&rt, counter(&rt), &[("/linux/seccomp", filter)], "linux.seccomp");
+}
+
+#[test]
+fn namespaces() {
+    let rt = Runtime::new();
+    needs_criu!(rt);
+    let c = counter(&rt).without_namespace("ipc");
+    let own = json!(["pid", "network", "ipc", "uts", "mount"].map(|kind| json!({"type": kind})));
+    refused(&rt, c, &[("/linux/namespaces", own)], "linux.namespaces: the checkpoint is not in a ipc namespace of its own");
+}
+
+#[test]
+fn mounts() {
+    let rt = Runtime::new();
+    needs_criu!(rt);
+    let without =
+        |c: &Bundle| json!(c.config["mounts"].as_array().unwrap().iter().filter(|m| m["destination"] != "/extra").collect::<Vec<_>>());
+    let more = counter(&rt).mount("/extra", "proc", "proc", &[]);
+    let less = without(&more);
+    refused(&rt, more, &[("/mounts", less)], "/extra: restored as a mount (proc");
+
+    // Less protected than they are to be.
+    let shared = rt.dir().join("shared");
+    fs::create_dir(&shared).unwrap();
+    for (kind, source, options, flag) in [("bind", shared.to_str().unwrap(), vec!["bind"], "ro"), ("tmpfs", "tmpfs", vec![], "noexec")] {
+        let bundle = counter(&rt).mount("/extra", kind, source, &options);
+        let mut mounts = bundle.config["mounts"].clone();
+        let last = mounts.as_array().unwrap().len() - 1;
+        let all: Vec<_> = options.into_iter().chain([flag]).collect();
+        mounts[last]["options"] = json!(all);
+        refused(&rt, bundle, &[("/mounts", mounts)], "/extra: restored as a mount");
+    }
+    refused(&rt, counter(&rt), &[("/root/readonly", json!(true))], "root.readonly: restored writable");
+}
+
+/// They are no reason to refuse: other runtimes mask other paths.
+#[test]
+fn masks_come_with_the_restore() {
+    let rt = Runtime::new();
+    needs_criu!(rt);
+    let c = rt.start(counter(&rt).unset("/linux/maskedPaths").unset("/linux/readonlyPaths"));
+    wait_beyond(&c, 1);
+    checkpoint(&c, &[]);
+    change(&c, "/linux/maskedPaths", json!(["/proc/timer_list", "/proc/scsi", "/proc/not-there"]));
+    change(&c, "/linux/readonlyPaths", json!(["/proc/sys"]));
+    let saved = count(&c);
+    restore(&c, &[]);
+    wait_beyond(&c, saved);
+    let look = "wc -c </proc/timer_list; ls -A /proc/scsi; echo x 2>/dev/null >/proc/sys/kernel/hostname || echo denied";
+    let seen = c.exec(&[], &["/bin/sh", "-c", look]).ok().stdout;
+    assert_eq!(seen.lines().map(str::trim).collect::<Vec<_>>(), ["0", "denied"]);
+    // And once more, with the masks in the images.
+    checkpoint(&c, &[]);
+    restore(&c, &[]);
+    c.end();
+}
