@@ -11,6 +11,7 @@ mod devices;
 mod enosys;
 mod events;
 mod exec;
+mod features;
 mod hooks;
 mod killed;
 mod lifecycle;

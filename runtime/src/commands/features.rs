@@ -24,7 +24,7 @@ struct Features {
     mount_options: Vec<&'static str>,
     linux: Linux,
     annotations: BTreeMap<&'static str, String>,
-    potentially_unsafe_config_annotations: [&'static str; 2],
+    potentially_unsafe_config_annotations: [&'static str; 3],
 }
 
 #[derive(Debug)]
@@ -35,7 +35,7 @@ struct Linux {
     seccomp: Seccomp,
     apparmor: Enabled,
     selinux: Enabled,
-    intel_rdt: Enabled,
+    intel_rdt: IntelRdt,
     memory_policy: MemoryPolicy,
     mount_extensions: MountExtensions,
     net_devices: Enabled,
@@ -65,6 +65,13 @@ struct Seccomp {
 #[derive(Debug)]
 struct Enabled {
     enabled: bool,
+}
+
+#[derive(Debug)]
+struct IntelRdt {
+    enabled: bool,
+    schemata: bool,
+    monitoring: bool,
 }
 
 #[derive(Debug)]
@@ -122,6 +129,12 @@ written! { Enabled;
     "enabled" => enabled,
 }
 
+written! { IntelRdt;
+    "enabled" => enabled,
+    "schemata" => schemata,
+    "monitoring" => monitoring,
+}
+
 written! { MemoryPolicy;
     "modes" => modes,
     "flags" => flags,
@@ -153,7 +166,7 @@ fn features() -> Result<Features> {
             },
             apparmor: Enabled { enabled: true },
             selinux: Enabled { enabled: true },
-            intel_rdt: Enabled { enabled: true },
+            intel_rdt: IntelRdt { enabled: true, schemata: true, monitoring: true },
             memory_policy: MemoryPolicy {
                 modes: [
                     "MPOL_DEFAULT",
@@ -176,7 +189,8 @@ fn features() -> Result<Features> {
             ("org.opencontainers.runc.commit", COMMIT.to_owned()),
             ("org.opencontainers.runc.version", VERSION.to_owned()),
         ]),
-        potentially_unsafe_config_annotations: ["org.criu.config", "org.systemd.property."],
+        // Nothing of ours looks at the first; who filters by this list shall filter as for runc.
+        potentially_unsafe_config_annotations: ["bundle", "org.systemd.property.", "org.criu.config"],
     })
 }
 
@@ -204,7 +218,7 @@ const OPERATORS: &[&str] =
 
 #[rustfmt::skip]
 const ARCHS: &[&str] = &[
-    "SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM", "SCMP_ARCH_MIPS", "SCMP_ARCH_MIPS64", "SCMP_ARCH_MIPS64N32", "SCMP_ARCH_MIPSEL",
+    "SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM", "SCMP_ARCH_LOONGARCH64", "SCMP_ARCH_MIPS", "SCMP_ARCH_MIPS64", "SCMP_ARCH_MIPS64N32", "SCMP_ARCH_MIPSEL",
     "SCMP_ARCH_MIPSEL64", "SCMP_ARCH_MIPSEL64N32", "SCMP_ARCH_PARISC", "SCMP_ARCH_PARISC64", "SCMP_ARCH_PPC", "SCMP_ARCH_PPC64",
     "SCMP_ARCH_PPC64LE", "SCMP_ARCH_RISCV64", "SCMP_ARCH_S390", "SCMP_ARCH_S390X", "SCMP_ARCH_X32", "SCMP_ARCH_X86", "SCMP_ARCH_X86_64",
 ];

@@ -32,7 +32,7 @@ struct Table {
 /// `default` is what happens to a call without a rule; with `unknown_tail` calls beyond the largest
 /// number that the profile names get ENOSYS instead.
 pub(super) fn program(profile: &LinuxSeccomp, default: u32, unknown_tail: bool) -> Result<Vec<sock_filter>> {
-    let mut tables = architectures(profile)?;
+    let mut tables = architectures(profile);
     let mut rules = Vec::new();
     for (i, call) in profile.syscalls().iter().flatten().enumerate() {
         add(call, default, &mut tables, &mut rules).with_context(|| format!("linux.seccomp.syscalls[{i}]"))?;
@@ -66,22 +66,21 @@ pub(super) fn program(profile: &LinuxSeccomp, default: u32, unknown_tail: bool) 
     Ok(program)
 }
 
-/// The native architecture and those that the profile adds.
-fn architectures(profile: &LinuxSeccomp) -> Result<Vec<Table>> {
+/// The native architecture and those that the profile adds, as far as calls of them can be.
+fn architectures(profile: &LinuxSeccomp) -> Vec<Table> {
     let native = Architecture::native();
     let mut tables = vec![Table { arch: native, entries: Vec::new(), largest: None }];
     for named in profile.architectures().iter().flatten() {
         let arch = if *named as u32 == 0 { native } else { Architecture(*named as u32) };
-        ensure!(arch.is_known(), "linux.seccomp.architectures: libseccomp has no table for {named}");
-        ensure!(
-            arch.is_little_endian() == native.is_little_endian(),
-            "linux.seccomp.architectures: {named} has another byte order than this machine"
-        );
+        // Of another byte order, or of none that libseccomp has a table for: no kernel that we run on takes calls of it.
+        if !arch.is_known() || arch.is_little_endian() != native.is_little_endian() {
+            continue;
+        }
         if tables.iter().all(|table| table.arch != arch) {
             tables.push(Table { arch, entries: Vec::new(), largest: None });
         }
     }
-    Ok(tables)
+    tables
 }
 
 /// Enters one element of `linux.seccomp.syscalls` into the tables. A rule that asks for the
