@@ -33,6 +33,11 @@ fn limits() -> Vec<Limit> {
             v2: &[("memory", "memory.swap.max", "max")],
         },
         Limit { resources: json!({"memory": {"swappiness": 11}}), v1: &[("memory", "memory.swappiness", "11")], v2: &[] },
+        Limit {
+            resources: json!({"memory": {"limit": 64 * MIB, "disableOOMKiller": true}}),
+            v1: &[("memory", "memory.oom_control", "oom_kill_disable 1\nunder_oom 0\noom_kill 0")],
+            v2: &[],
+        },
         Limit { resources: json!({"pids": {"limit": 42}}), v1: &[("pids", "pids.max", "42")], v2: &[("pids", "pids.max", "42")] },
         Limit { resources: json!({"pids": {"limit": 0}}), v1: &[("pids", "pids.max", "1")], v2: &[("pids", "pids.max", "1")] },
         Limit { resources: json!({"pids": {"limit": -1}}), v1: &[("pids", "pids.max", "max")], v2: &[("pids", "pids.max", "max")] },
@@ -260,6 +265,18 @@ fn update_keeps_device_rules() {
     c.call(["update", "--pids-limit", "50"]).ok();
     let result = c.tries(&["mknod /dev/kmsg1 c 1 11", "open /dev/kmsg1 r", "open /dev/null rw"]);
     assert_eq!((&result["open /dev/kmsg1 r"], &result["open /dev/null rw"]), (&json!("EPERM"), &json!("ok")));
+}
+
+#[test]
+fn a_limit_below_what_is_used_is_checked_before_it_is_set() {
+    let rt = Runtime::new();
+    require!(!rt.is_rootless() && cgroup::has("memory") && host::cgroup_version() == 2, "root, and the memory controller of cgroup v2");
+    let bundle = rt.bundle().set("/linux/resources", json!({"memory": {"limit": 64 * MIB}}));
+    let c = rt.start(bundle.args(SLEEP));
+    let resources = json!({"memory": {"limit": 4096, "checkBeforeUpdate": true}}).to_string();
+    assert_ne!(c.call(["update", "--resources", "-"]).input(&resources).run().code(), 0);
+    assert_eq!(cgroup::read(c.pid(), "memory", "memory.max").unwrap(), (64 * MIB).to_string());
+    assert_eq!(c.status(), "running");
 }
 
 #[test]

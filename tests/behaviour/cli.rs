@@ -201,6 +201,22 @@ fn help_is_no_error() {
     }
 }
 
+/// Some tools parse runc's own texts.
+#[test]
+fn called_runc_it_speaks_as_runc() {
+    let rt = Runtime::new();
+    require!(rt.kind() != tests::runtime::Kind::Crun, "crun has no such name");
+    let runc = rt.dir().join("runc");
+    std::os::unix::fs::symlink(&tests::runtime::program().0, &runc).unwrap();
+    let said = |args: &str| rt.shell(&format!("exec {} {args}", runc.display()), &[]).ok().stdout;
+    assert!(said("--version").starts_with("runc version "));
+    assert!(said("--help").starts_with("NAME:\n   runc - Open Container Initiative runtime\n"));
+    for command in ["create", "delete", "exec", "list"] {
+        let help = said(&format!("{command} --help"));
+        assert!(help.starts_with(&format!("NAME:\n   runc {command} - ")), "{help}");
+    }
+}
+
 #[test]
 fn long_flags_with_one_dash_and_flags_after_the_id() {
     let rt = Runtime::new();

@@ -320,6 +320,20 @@ fn flags_after_the_id_are_the_program_s() {
     assert_eq!(seen, json!(["/probe", "args", "--tty", "-u", "5"]));
 }
 
+#[test]
+fn cpu_affinity() {
+    let rt = Runtime::new();
+    let all = host::cpus();
+    require!(all.len() > 1, "two processors");
+    let (first, last) = (all[0], all[all.len() - 1]);
+    let affinity = json!({"initial": first.to_string(), "final": last.to_string()});
+    let c = rt.start(rt.bundle().set("/process/execCPUAffinity", affinity).args(SLEEP));
+    assert_eq!(c.tries(&["cpus"])["cpus"], format!("{:x}", 1u64 << last));
+    let init = fs::read_to_string(format!("/proc/{}/status", c.pid())).unwrap();
+    let list = init.lines().find_map(|l| l.strip_prefix("Cpus_allowed_list:")).unwrap().trim().to_string();
+    assert_ne!(list, last.to_string(), "it is for exec alone");
+}
+
 /// exec and mounts visit a container that was made in a chroot, and come back.
 #[test]
 fn a_caller_in_a_chroot_stays_there() {

@@ -347,3 +347,14 @@ fn seccomp_is_off_without_a_profile() {
         std::fs::read_to_string("/proc/self/status").unwrap().lines().find_map(|l| l.strip_prefix("Seccomp:")).unwrap().trim()
     );
 }
+
+#[test]
+fn scheduler_and_io_priority() {
+    let rt = Runtime::new();
+    let bundle = rt.bundle().set("/process/scheduler", json!({"policy": "SCHED_BATCH", "nice": 5}));
+    let report = rt.report(bundle.set("/process/ioPriority", json!({"class": "IOPRIO_CLASS_BE", "priority": 6})));
+    // SCHED_BATCH; class and priority as ioprio_set(2) joins them.
+    assert_eq!((&report["policy"], &report["nice"], &report["ioprio"]), (&json!(3), &json!(5), &json!(2 << 13 | 6)));
+    let report = rt.report(rt.bundle().set("/process/ioPriority", json!({"class": "IOPRIO_CLASS_IDLE"})));
+    assert_eq!(report["ioprio"], json!(3 << 13));
+}

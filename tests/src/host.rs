@@ -79,3 +79,9 @@ pub fn capability_bounding_set() -> u64 {
     let line = status.lines().find_map(|l| l.strip_prefix("CapBnd:")).unwrap_or("0");
     u64::from_str_radix(line.trim(), 16).unwrap_or(0)
 }
+
+/// The processors this process may use.
+pub fn cpus() -> Vec<usize> {
+    let set = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0)).unwrap();
+    (0..nix::sched::CpuSet::count()).filter(|&n| set.is_set(n).unwrap_or(false)).collect()
+}
