@@ -211,6 +211,28 @@ fn in_a_user_namespace() {
     change(&c, "remove", &list).ok();
 }
 
+/// What the host has mounted read-only stays so for the root of a user namespace, who may mount.
+#[test]
+fn flags_of_the_host_s_mounts_are_locked_in_a_user_namespace() {
+    let rt = Runtime::new();
+    require!(host::is_root() && rt.kind() == Kind::Rrun, "root: a read-only mount");
+    let source = source(&rt);
+    let c = rt.container(rt.bundle().privileged().user_namespace(100_000).args(SLEEP));
+    let list = rt.dir().join("list.json");
+    fs::write(&list, json!([bind("/there", &source, &[])]).to_string()).unwrap();
+    c.create().ok();
+    c.call(["start"]).ok();
+    rt.call_after(
+        &format!("mount --bind {source} {source}; mount -o remount,bind,ro {source}"),
+        ["mounts", "add", &c.id, list.to_str().unwrap()],
+    )
+    .ok();
+    // MS_REMOUNT | MS_BIND, without MS_RDONLY.
+    let seen = c.tries(&["create /there/x y", "remount /there", "create /there/x y "]);
+    assert_eq!((&seen["create /there/x y"], &seen["remount /there"]), (&json!("EROFS"), &json!("EPERM")), "{seen}");
+    assert_eq!(seen["create /there/x y "], "EROFS");
+}
+
 #[test]
 fn by_an_ordinary_user() {
     require!(host::is_root(), "root: to become another user");

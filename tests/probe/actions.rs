@@ -4,6 +4,7 @@
 //! open PATH r|w|rw|c     read PATH      write PATH TEXT...  list PATH     stat PATH   link PATH
 //! mkdir PATH             remove PATH    mknod PATH b|c MAJOR MINOR         chown PATH UID GID
 //! chmod PATH OCTAL       run PROGRAM... mount SOURCE TARGET TYPE           umount PATH
+//! remount PATH (writable)
 //! unshare FLAGS          syscall NUMBER ARG...  sethostname NAME           nofile COUNT
 //! cpus                   escape FOLDER
 //! ```
@@ -49,6 +50,7 @@ fn one(words: &[&str]) -> io::Result<String> {
         }
         "run" => run(&words[1..]),
         "mount" => mount(path, word(2), word(3)).map(|()| ok()),
+        "remount" => call(nr::MOUNT, &[0, at(&c(path)), 0, 0x1020, 0]).map(|_| ok()),
         "umount" => call(nr::UMOUNT2, &[at(&c(path)), 2]).map(|_| ok()),
         "unshare" => call(nr::UNSHARE, &[integer(path)]).map(|_| ok()),
         "sethostname" => call(nr::SETHOSTNAME, &[at(&c(path)), path.len()]).map(|_| ok()),

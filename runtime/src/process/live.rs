@@ -17,22 +17,23 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
-/// Adds mounts: made where the host's files are seen, with the power over them that the caller has, and
-/// attached in the container.
+/// Adds mounts: made where the host's files are seen, with the power over them that the container's init had,
+/// and attached in the container.
 pub fn add_mounts(container: &Container, mut mounts: Mounts) -> Result<()> {
     in_child(|| {
-        let way = Way::open(container)?;
         let privileged = sys::started_as() == 0;
         if privileged {
             Home::leave()?;
-            mounts.make()?;
         }
+        mounts.open()?;
+        let way = Way::open(container)?;
         way.join(NEWUSER | NEWNET | NEWIPC)?;
-        if !privileged {
-            // Only now may we: in a copy of the host's tree that belongs to the container's user namespace.
+        if !privileged || container.record.namespaces & NEWUSER != 0 {
+            // Where the container's user namespace owns the copy of the host's tree, the flags of the host's mounts
+            // are locked in it.
             Home::leave()?;
-            mounts.make()?;
         }
+        mounts.make()?;
         let root = way.enter()?;
         mounts.attach(root.as_fd(), way.procfs.as_fd())
     })

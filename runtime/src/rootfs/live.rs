@@ -28,7 +28,7 @@ const MADE_INSIDE: [&[u8]; 5] = [b"tmpfs", b"ramfs", b"devpts", b"mqueue", b"sys
 #[derive(Debug)]
 pub struct Mounts {
     plan: Plan,
-    /// Those that are made already.
+    /// Those that are opened or made already, one for each.
     made: Vec<Option<OwnedFd>>,
 }
 
@@ -41,14 +41,31 @@ impl Mounts {
         Ok(Mounts { plan, made: Vec::new() })
     }
 
+    /// Opens, with all the power that the caller has, what the container's root may not: as [`Plan::open_sources`].
+    pub fn open(&mut self) -> Result<()> {
+        self.plan.open_sources()?;
+        for (i, op) in self.plan.mounts.iter().enumerate() {
+            let mapped = match (&op.kind, self.plan.sources.get(i)) {
+                (Kind::Bind(path), Some(source)) if source.by_parent => {
+                    Some(mounter::detached_source(op, path, Some(source)).with_context(|| op.label.clone())?)
+                }
+                _ => None,
+            };
+            self.made.push(mapped);
+        }
+        Ok(())
+    }
+
     /// Makes what is of the host: copies of its folders and files, file systems on its devices.
     pub fn make(&mut self) -> Result<()> {
         let nothing = sys::openat(sys::CWD, c"/", libc::O_PATH | libc::O_DIRECTORY, 0).map_err(failed("open /"))?;
         if sys::mount_setattr(nothing.as_fd(), false, &MountAttr::default()) == Err(Errno::ENOSYS) {
             bail!("to change the mounts of a running container needs Linux 5.12");
         }
-        for op in &self.plan.mounts {
-            self.made.push(make(op).with_context(|| op.label.clone())?);
+        for (i, op) in self.plan.mounts.iter().enumerate() {
+            let opened = self.made.get_mut(i).and_then(Option::take);
+            let made = make(op, opened, self.plan.sources.get(i)).with_context(|| op.label.clone())?;
+            self.made[i] = made;
         }
         Ok(())
     }
@@ -95,10 +112,11 @@ fn check_kind(op: &MountOp) -> Result<()> {
     }
 }
 
-fn make(op: &MountOp) -> Result<Option<OwnedFd>> {
-    let mount = match &op.kind {
-        Kind::Bind(path) => mounter::copy_mapped(op, path, &Source { id_map: op.id_map()?, ..Source::default() })?,
-        Kind::Filesystem(filesystem) if !MADE_INSIDE.contains(&op.fstype()) => {
+fn make(op: &MountOp, opened: Option<OwnedFd>, source: Option<&Source>) -> Result<Option<OwnedFd>> {
+    let mount = match (&op.kind, opened) {
+        (_, Some(mount)) => mount,
+        (Kind::Bind(path), None) => mounter::detached_source(op, path, source)?,
+        (Kind::Filesystem(filesystem), None) if !MADE_INSIDE.contains(&op.fstype()) => {
             filesystem.detached()?.context("an option that only mount(2) takes")?
         }
         _ => return Ok(None),

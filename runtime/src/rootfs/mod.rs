@@ -185,7 +185,7 @@ impl Plan {
         let op = self.mounts.get(i).context("no such mount")?;
         let (mounts::Kind::Bind(path), Some(source)) = (&op.kind, self.sources.get(i)) else { bail!("no source") };
         let home = Home::enter(pid)?;
-        let copy = mounter::copy_mapped(op, path, source);
+        let copy = mounter::detached_source(op, path, Some(source));
         home.back()?;
         copy
     }

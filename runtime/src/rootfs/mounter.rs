@@ -210,9 +210,9 @@ fn open_source(op: &MountOp, path: &Path, source: Option<&Source>) -> Result<Cop
     Ok(copy)
 }
 
-/// The same for a container that may not: see [`super::Plan::source_for`].
-pub(super) fn copy_mapped(op: &MountOp, path: &Path, source: &Source) -> Result<OwnedFd> {
-    match open_source(op, path, Some(source))? {
+/// The same, never the place itself.
+pub(super) fn detached_source(op: &MountOp, path: &Path, source: Option<&Source>) -> Result<OwnedFd> {
+    match open_source(op, path, source)? {
         Copy::Detached(copy) => Ok(copy),
         Copy::Place(..) => bail!(idmap::TOO_OLD),
     }
