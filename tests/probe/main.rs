@@ -5,6 +5,7 @@
 
 mod actions;
 mod attacks;
+mod holds;
 mod json;
 mod lives;
 mod report;
@@ -30,6 +31,7 @@ fn main() {
         Some("children") => lives::children(number(0, 1)),
         Some("fill") => lives::fill(number(0, 1)),
         Some("spin") => lives::spin(number(0, 1000)),
+        Some("hold") => holds::hold(rest.first().copied().unwrap_or_default(), rest.get(1).copied().unwrap_or_default()),
         Some("overwrite") => attacks::overwrite(number(0, 5)),
         Some("watch") => attacks::watch(number(0, 5)),
         Some("roots") => attacks::roots(number(0, 5), rest.get(1).copied().unwrap_or_default()),

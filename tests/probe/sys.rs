@@ -12,6 +12,7 @@ unsafe extern "C" {
 pub(crate) mod nr {
     pub(crate) const IOCTL: i64 = 16;
     pub(crate) const KILL: i64 = 62;
+    pub(crate) const FLOCK: i64 = 73;
     pub(crate) const UMASK: i64 = 95;
     pub(crate) const RT_SIGPROCMASK: i64 = 14;
     pub(crate) const GETPRIORITY: i64 = 140;
@@ -31,6 +32,7 @@ pub(crate) mod nr {
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod nr {
     pub(crate) const IOCTL: i64 = 29;
+    pub(crate) const FLOCK: i64 = 32;
     pub(crate) const KILL: i64 = 129;
     pub(crate) const UMASK: i64 = 166;
     pub(crate) const RT_SIGPROCMASK: i64 = 135;

@@ -164,7 +164,7 @@ impl Options {
         if let Some(config) = &self.config {
             m.bytes(51, config.as_bytes());
         }
-        for (field, text) in [(53, &self.lsm_profile), (55, &self.lsm_mount_context)] {
+        for (field, text) in [(53, &self.lsm_profile), (63, &self.lsm_mount_context)] {
             if let Some(text) = text {
                 m.bytes(field, text.as_bytes());
             }
