@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 impl Cgroup {
     /// The way in for `exec`. `sub` are the values of `--cgroup`: `[CONTROLLER[,…]:]PATH` below the
     /// container's cgroup. Without one, where the container has divided its v2 cgroup (so that it
-    /// may hold no process of its own), the way leads to where `init` is.
+    /// may hold no process of its own) or it is gone, the way leads to where `init` is.
     pub fn entry(&self, sub: &[String], init: i32) -> Result<Entry> {
         if self.record.unit.is_some() && self.record.rootless {
             // Between a user's session and the user's services only systemd may move a process.
@@ -16,15 +16,17 @@ impl Cgroup {
         if !sub.is_empty() {
             return self.entry_into(sub);
         }
-        if let Some(h) = self.unified().filter(|h| h.ours && self.version() == Version::V2)
-            && folder::read_file(&h.dir, "cgroup.subtree_control").is_ok_and(|c| !c.trim_end().is_empty())
-        {
-            let text = std::fs::read_to_string(format!("/proc/{init}/cgroup")).context("the cgroup of the container's init")?;
-            let at = hierarchies::parse_memberships(&text).into_iter().find(|(c, _)| c.is_empty()).map(|(_, path)| path);
-            let dir = h.mountpoint.join(hierarchies::clean(&at.unwrap_or_default()));
-            if dir.starts_with(&h.dir) {
-                let folder = Folder::open(&dir).with_context(|| format!("the cgroup {}", dir.display()))?;
-                return Ok(Entry::Into(folder.into_fd()));
+        if let Some(h) = self.unified().filter(|h| h.ours && self.version() == Version::V2) {
+            let children = folder::read_file(&h.dir, "cgroup.subtree_control");
+            if !children.as_ref().is_ok_and(|c| c.trim_end().is_empty()) {
+                let text = std::fs::read_to_string(format!("/proc/{init}/cgroup")).context("the cgroup of the container's init")?;
+                let at = hierarchies::parse_memberships(&text).into_iter().find(|(c, _)| c.is_empty()).map(|(_, path)| path);
+                let dir = h.mountpoint.join(hierarchies::clean(&at.unwrap_or_default()));
+                // It may have left for elsewhere, and its first cgroup be gone.
+                if dir.starts_with(&h.dir) || matches!(children, Err(Errno::ENOENT)) {
+                    let folder = Folder::open(&dir).with_context(|| format!("the cgroup {}", dir.display()))?;
+                    return Ok(Entry::Into(folder.into_fd()));
+                }
             }
         }
         self.entry_into(&[])

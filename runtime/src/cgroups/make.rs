@@ -34,7 +34,7 @@ impl Cgroup {
         let rules = devices::Rules::new(r.devices().as_deref().unwrap_or_default())?;
         let v2 = self.version() == Version::V2;
         self.systemd(|systemd| {
-            let mut properties = systemd.limits(r, v2, || None)?;
+            let mut properties = systemd.limits(r, v2, |_| None)?;
             if !self.record.rootless {
                 properties.extend(systemd.devices(&rules));
             }

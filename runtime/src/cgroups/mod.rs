@@ -148,7 +148,7 @@ impl Cgroup {
                 // systemd writes at once what would kill.
                 v2::check_usage(&h.dir, r)?;
             }
-            let now = || folder::read_file(&self.unified()?.dir, "memory.max").ok()?.trim_end().parse().ok();
+            let now = |file: &str| folder::read_file(&self.unified()?.dir, file).ok();
             let rules = devices::Rules::new(r.devices().as_deref().unwrap_or_default())?;
             self.systemd(|systemd| {
                 let mut properties = systemd.limits(r, v2, now)?;

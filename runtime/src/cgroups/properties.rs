@@ -33,9 +33,9 @@ impl Systemd {
         vec![property("DevicePolicy", policy.into()), property("DeviceAllow", Value::Array("(ss)".into(), allow))]
     }
 
-    /// The limits as properties of a unit whose cgroups are on v2 or on v1. `memory_now` answers
-    /// with the present limit of memory, asked for when only swap is given.
-    pub(super) fn limits(&self, r: &LinuxResources, v2: bool, memory_now: impl Fn() -> Option<i64>) -> Result<Vec<Property>> {
+    /// The limits as properties of a unit whose cgroups are on v2 or on v1. `now` answers with what a file of v2
+    /// holds, asked for when only swap or only the period of the CPU is given.
+    pub(super) fn limits(&self, r: &LinuxResources, v2: bool, now: impl Fn(&str) -> Option<String>) -> Result<Vec<Property>> {
         let mut list = Vec::new();
         let mut add = |name: &str, value: Value| list.push(property(name, value));
         if let Some(m) = r.memory() {
@@ -47,7 +47,9 @@ impl Systemd {
                 add("MemoryLow", amount(low));
             }
             match m.swap().filter(|&s| s != 0) {
-                Some(swap) if v2 => add("MemorySwapMax", amount(swap_alone(swap, limit.or_else(memory_now))?)),
+                Some(swap) if v2 => {
+                    add("MemorySwapMax", amount(swap_alone(swap, limit.or_else(|| now("memory.max")?.trim_end().parse().ok()))?))
+                }
                 None if v2 && limit == Some(-1) => add("MemorySwapMax", amount(-1)),
                 _ => (),
             }
@@ -57,10 +59,15 @@ impl Systemd {
             if idle {
                 // 0 is systemd's word for idle.
                 add("CPUWeight", Value::U64(0));
+                if c.shares().is_some_and(|s| s != 0) {
+                    crate::log::warn("systemd is unable to apply both linux.resources.cpu.shares and idle: shares are passed over");
+                }
             } else if let Some(shares) = c.shares().filter(|&s| s != 0) {
                 if v2 { add("CPUWeight", Value::U64(weight_of_shares(shares))) } else { add("CPUShares", Value::U64(shares)) }
             }
-            self.quota(c.quota().filter(|&q| q != 0), c.period().filter(|&p| p != 0), &mut add);
+            let (quota, period) = (c.quota().filter(|&q| q != 0), c.period().filter(|&p| p != 0));
+            let present = || now("cpu.max")?.split_whitespace().next()?.parse().ok();
+            self.quota(quota.or_else(|| period.and_then(|_| present())), period, &mut add);
             for (set, name, field) in [(c.cpus(), "AllowedCPUs", "cpu.cpus"), (c.mems(), "AllowedMemoryNodes", "cpu.mems")] {
                 if let Some(set) = set.as_ref().filter(|s| !s.is_empty() && self.version >= 244) {
                     add(name, bits(set).with_context(|| format!("linux.resources.{field}"))?);
@@ -77,7 +84,14 @@ impl Systemd {
         if v2 {
             let mut unified: Vec<_> = r.unified().iter().flatten().collect();
             unified.sort_unstable();
+            let idle = super::v2::is_idle(r) && self.version >= 252;
             for (key, value) in unified {
+                if idle && key == "cpu.weight" {
+                    crate::log::warn(
+                        "systemd is unable to apply both linux.resources.unified cpu.weight and cpu.idle: cpu.weight is passed over",
+                    );
+                    continue;
+                }
                 self.unified(key, value.trim(), &mut add).with_context(|| format!("linux.resources.unified: {key:?} = {value:?}"))?;
             }
         }
@@ -207,7 +221,7 @@ mod tests {
     }
 
     fn limits(version: u32, v2: bool, json: &str) -> Vec<Property> {
-        systemd(version).limits(&serde_json::from_str(json).unwrap(), v2, || None).unwrap()
+        systemd(version).limits(&serde_json::from_str(json).unwrap(), v2, |_| None).unwrap()
     }
 
     #[test]
@@ -231,12 +245,20 @@ mod tests {
         assert_eq!(limits(257, true, r#"{"memory":{"limit":-1}}"#), [u("MemoryMax", u64::MAX), u("MemorySwapMax", u64::MAX)]);
         assert_eq!(limits(257, false, r#"{"memory":{"limit":7},"cpu":{"shares":5}}"#), [u("MemoryLimit", 7), u("CPUShares", 5)]);
         assert_eq!(limits(257, true, r#"{"cpu":{"idle":1,"shares":5}}"#), [u("CPUWeight", 0)]);
+        assert_eq!(limits(257, true, r#"{"unified":{"cpu.idle":"1","cpu.weight":"8"}}"#), [u("CPUWeight", 0)]);
+        // The period alone, of a quota that is there.
+        let period = serde_json::from_str(r#"{"cpu":{"period":900000}}"#).unwrap();
+        let present = |file: &str| (file == "cpu.max").then(|| "500000 1000000\n".to_owned());
+        assert_eq!(
+            systemd(257).limits(&period, true, present).unwrap(),
+            [u("CPUQuotaPeriodUSec", 900_000), u("CPUQuotaPerSecUSec", 560_000)]
+        );
         assert_eq!(limits(241, true, r#"{"cpu":{"cpus":"0","quota":-1,"period":5}}"#), [u("CPUQuotaPerSecUSec", u64::MAX)]);
         assert_eq!(
             limits(257, true, r#"{"unified":{"pids.max":"max","memory.high":" 5 ","io.weight":"7","cpu.max":"1000 10000"}}"#),
             [u("CPUQuotaPeriodUSec", 10_000), u("CPUQuotaPerSecUSec", 100_000), u("MemoryHigh", 5), u("TasksMax", u64::MAX)]
         );
-        assert!(systemd(257).limits(&serde_json::from_str(r#"{"unified":{"pids.max":"x"}}"#).unwrap(), true, || None).is_err());
+        assert!(systemd(257).limits(&serde_json::from_str(r#"{"unified":{"pids.max":"x"}}"#).unwrap(), true, |_| None).is_err());
     }
 
     #[test]

@@ -69,10 +69,6 @@ impl Systemd {
             property("IOAccounting", Value::Bool(true)),
             property("TasksAccounting", Value::Bool(true)),
         ];
-        if self.version >= 236 {
-            // A container that fails leaves no failed unit behind that would hold its name.
-            properties.push(property("CollectMode", "inactive-or-failed".into()));
-        }
         properties.extend(more);
         let arguments = [unit.into(), "replace".into(), list(properties), Value::Array("(sa(sv))".into(), Vec::new())];
         let what = || format!("systemd: make the scope {unit}");

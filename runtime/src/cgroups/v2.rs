@@ -33,6 +33,10 @@ pub(super) fn writes(r: &LinuxResources, now: impl Fn(&str) -> Option<String>) -
     let mut unified: Vec<_> = r.unified().iter().flatten().collect();
     unified.sort_unstable();
     for (file, value) in unified {
+        // An idle group has no weight that could be set.
+        if file == "cpu.weight" && is_idle(r) {
+            continue;
+        }
         let controller = file.split('.').next().unwrap_or_default().to_owned();
         // Some files take one line at a time.
         for line in value.lines() {
@@ -46,6 +50,11 @@ pub(super) fn writes(r: &LinuxResources, now: impl Fn(&str) -> Option<String>) -
         }
     }
     Ok(list)
+}
+
+/// Whether `unified` makes the group idle.
+pub(super) fn is_idle(r: &LinuxResources) -> bool {
+    r.unified().as_ref().is_some_and(|u| u.get("cpu.idle").is_some_and(|v| v.trim() == "1"))
 }
 
 /// v1's "-1" is v2's "max".

@@ -261,7 +261,9 @@ fn explain_clone(errno: Errno) -> anyhow::Error {
         Errno::EBUSY => " (the cgroup has controllers enabled for its children, so it can hold no process itself)",
         _ => "",
     };
-    anyhow!("clone3 of the new process: {}{advice}", errno.desc().to_lowercase())
+    // In runc's words, which its callers look for.
+    let what = if errno == Errno::EBUSY { "adding pid of the new process to cgroups: clone3" } else { "clone3 of the new process" };
+    anyhow!("{what}: {}{advice}", errno.desc().to_lowercase())
 }
 
 fn run_hooks(plan: &Plan, container: &Container, pid: i32) -> Result<()> {

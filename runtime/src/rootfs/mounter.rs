@@ -48,7 +48,8 @@ impl<'a> Mounter<'a> {
     /// Makes all mounts.
     pub(super) fn run(&mut self) -> Result<()> {
         for (i, op) in self.plan.mounts.iter().enumerate() {
-            self.make(i, op).with_context(|| op.label.clone())?;
+            // In runc's words, which its callers look for.
+            self.make(i, op).with_context(|| format!("error mounting {}", op.label))?;
         }
         Ok(())
     }
