@@ -14,7 +14,7 @@ STATIC = CARGO_TARGET_DIR=target/static RUSTFLAGS="-C target-feature=+crt-static
 HOST = $$($(CARGO) -vV | sed -n 's/^host: //p')
 
 .NOTPARALLEL:
-.PHONY: all build build-map run test check bench bench-cri bench-streams bench-images integration engines suites clients install clean FORCE
+.PHONY: all build build-map run test check bench bench-cri bench-streams bench-images integration engines suites suites-guest clients install clean FORCE
 
 all: build
 
@@ -75,6 +75,11 @@ suites: setup-suites build
 	@integration/runc-bats.sh $(if $(filter quick,$(SUITES)),$(QUICK))
 QUICK = capabilities.bats create.bats cwd.bats dev.bats env.bats help.bats hooks.bats host-mntns.bats kill.bats list.bats \
 	pause.bats personality.bats ps.bats root.bats start.bats start_detached.bats state.bats timens.bats umask.bats
+
+# runc's own suite in a guest machine with cgroup v2 (../shared/vm/run-in-vm), with each driver of cgroups; as root, an hour or
+# more for each. What was seen to its end is not run again. FILES: these .bats files alone.
+suites-guest: setup-suites build
+	@integration/suites-guest.sh $(FILES)
 
 # Those of rrun-cri alone, which CI runs.
 clients: setup-clients build
