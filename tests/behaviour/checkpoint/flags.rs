@@ -184,7 +184,9 @@ fn cgroup_modes() {
         return;
     }
     for (mode, limit) in [("soft", "50"), ("ignore", "50"), ("full", "77")] {
-        let c = started(&rt, holding(&rt, "memory").set("/linux/resources/pids", json!({"limit": 50})));
+        // What ignores cgroups ignores their namespace, without which the restore of one that has it is refused.
+        let bundle = holding(&rt, "memory").set("/linux/resources/pids", json!({"limit": 50}));
+        let c = started(&rt, if mode == "ignore" { bundle.without_namespace("cgroup") } else { bundle });
         // Not the configuration's, so that only CRIU can bring it back.
         let file = |c: &Container<'_>| {
             let cgroups = fs::read_to_string(format!("/proc/{}/cgroup", c.pid())).unwrap();
