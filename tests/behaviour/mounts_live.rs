@@ -256,6 +256,41 @@ fn by_an_ordinary_user() {
 }
 
 #[test]
+fn in_a_chroot() {
+    let rt = Runtime::new();
+    require!(rt.kind() == Kind::Rrun && rt.can_jail(), "root and a static runtime: chroot");
+    let script = r#"
+        in_jail run -d --bundle /bundle "$id" </dev/null >/dev/null 2>&1
+        echo '[{"destination": "/tmp", "type": "bind", "source": "/bundle", "options": ["bind"]}]' >"$jail/list"
+        in_jail mounts add "$id" /list
+        in_jail exec "$id" /probe try 'stat /tmp/config.json' | grep '"file'
+        in_jail mounts remove "$id" /list
+        in_jail exec "$id" /probe try 'stat /tmp/config.json' | grep ENOENT"#;
+    for mounted in [true, false] {
+        let c = rt.container(rt.bundle().args(SLEEP));
+        rt.in_jail(mounted, &c, script).ok();
+        rt.assert_nothing_left();
+    }
+}
+
+#[test]
+fn a_kernel_that_cannot_is_told() {
+    let rt = Runtime::new();
+    require!(rt.kind() == Kind::Rrun && host::is_root(), "root: a filter");
+    let c = rt.start(rt.bundle().folder("/there").args(SLEEP));
+    let before = mounted(&c);
+    let list = rt.dir().join("list.json");
+    fs::write(&list, json!([bind("/there", "/etc", &[]), {"destination": "/tmp", "type": "tmpfs", "source": "t"}]).to_string()).unwrap();
+    let (tool, program, root) = (env!("CARGO_BIN_EXE_fake-enosys"), &tests::runtime::program().0, rt.root());
+    for calls in ["mount_setattr", "mount_setattr,open_tree,move_mount,fsopen"] {
+        let args =
+            [tool, calls, program.to_str().unwrap(), "--root", root.to_str().unwrap(), "mounts", "add", &c.id, list.to_str().unwrap()];
+        rt.shell("exec \"$@\"", &args).fails(1, &["needs Linux 5.12"]);
+        assert_eq!(mounted(&c), before);
+    }
+}
+
+#[test]
 fn tmpcopyup_and_modes() {
     let rt = Runtime::new();
     require!(rt.kind() == Kind::Rrun, "rrun's");
