@@ -1,6 +1,6 @@
 //! What a checkpoint must be told of: with the flag it is kept, without it CRIU refuses. `probe hold` has it open.
 
-use super::{another_id, checkpoint, count, folders, hindrance, restore, start, wait_beyond};
+use super::{another_id, checkpoint, count, folders, restore, start, wait_beyond};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::json;
@@ -271,7 +271,7 @@ fn memory_stays_until_it_is_asked_for() {
         return;
     }
     let mut c = started(&rt, holding(&rt, "memory"));
-    let (address, port) = free_address();
+    let (address, _) = free_address();
     let (images, work) = folders(&rt);
     let ready = rt.dir().join("ready");
     let flags =
