@@ -29,3 +29,4 @@ pub mod step;
 pub mod streaming;
 mod sys;
 pub mod trace;
+mod tree;

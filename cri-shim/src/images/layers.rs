@@ -6,7 +6,7 @@
 use super::db::{LayerRecord, Op};
 use super::step;
 use super::store::Inner;
-use super::unpack::remove_tree;
+use crate::tree;
 use anyhow::{Context, Result, anyhow};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
@@ -147,7 +147,7 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         if let Some(name) = self.name.take()
-            && let Err(error) = remove_tree(self.parent.as_fd(), &name)
+            && let Err(error) = tree::remove(self.parent.as_fd(), &name)
         {
             tracing::warn!("image store: partial layer {name:?} stays until the next start: {error:#}");
         }
@@ -255,7 +255,7 @@ fn sweep(partial: Arc<OwnedFd>, leaving: Arc<(AtomicU64, AtomicU64)>) -> Result<
     let (sender, receiver) = mpsc::channel::<Sweep>();
     std::thread::Builder::new().name("images-sweep".into()).spawn(move || {
         for Sweep { name, bytes, inodes } in receiver {
-            if let Err(error) = remove_tree(partial.as_fd(), &name) {
+            if let Err(error) = tree::remove(partial.as_fd(), &name) {
                 tracing::warn!("image store: {name:?} stays until the next start: {error:#}");
             }
             leaving.0.fetch_sub(bytes, Ordering::Relaxed);

@@ -1,16 +1,20 @@
 //! RemovePodSandbox.
 
-use std::path::PathBuf;
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::Arc;
 
+use anyhow::Context;
 use rrun_proto::v1;
+use rustix::fs::CWD;
 use tonic::Status;
 
 use super::{Pod, blocking, stop};
 use crate::containers;
 use crate::error::Result;
 use crate::shim::Shim;
-use crate::step;
+use crate::{step, tree};
 
 /// Removes a sandbox with its containers. An unknown id is success.
 pub async fn remove(shim: &Shim, id: &str) -> Result<(), Status> {
@@ -56,12 +60,10 @@ pub(crate) async fn remove_one(shim: &Shim, pod: &Arc<Pod>) -> Result<()> {
 }
 
 /// Removes a folder of ours with all in it; nothing there is success. Blocks.
-pub fn remove_folder(path: &PathBuf) -> Result<()> {
+pub fn remove_folder(path: &Path) -> Result<()> {
     if !path.is_absolute() || path.components().count() < 4 {
         return Err(anyhow::anyhow!("remove {path:?}: not a folder of ours").into());
     }
-    match std::fs::remove_dir_all(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(anyhow::anyhow!("remove {}: {error}", path.display()).into()),
-        _ => Ok(()),
-    }
+    let name = CString::new(path.as_os_str().as_bytes()).context("a path with a null byte")?;
+    Ok(tree::remove(CWD, &name).with_context(|| format!("remove {}", path.display()))?)
 }

@@ -252,6 +252,8 @@ impl Stats {
     }
 
     fn container_metrics(&self, container: &Container<'_>, [namespace, pod]: [&str; 2]) -> Option<Vec<v1::Metric>> {
+        container.pid?;
+        let content = self.disk(container.id).content(container.upper);
         let reading = self.reading(container.id);
         let mut reading = reading.lock().unwrap_or_else(PoisonError::into_inner);
         if !reading.refresh_container(container, true) {
@@ -266,7 +268,7 @@ impl Stats {
         let all = || reading.cgroup.as_ref().map(|cgroup: &Cgroup| cgroup.processes(&mut Reader::default())).unwrap_or_default();
         values.processes(&reading.usage, reading.processes.counts(reading.pid, all));
         values.specification(container.resources.unwrap_or(&v1::LinuxContainerResources::default()));
-        values.file_system(container.upper, reading.disk.content(container.upper).bytes);
+        values.file_system(container.upper, content.bytes);
         let seconds = |time: i64| u64::try_from(time / 1_000_000_000).unwrap_or(0);
         values.put("container_last_seen", seconds(super::now()));
         values.put("container_start_time_seconds", seconds(container.started_at));

@@ -82,7 +82,7 @@ struct Reading {
     /// The last reading has what only metrics need.
     complete: bool,
     rate: Option<u64>,
-    disk: Disk,
+    disk: Arc<Disk>,
     processes: processes::Processes,
 }
 
@@ -94,13 +94,13 @@ impl Stats {
 
     /// The statistics of a container; of one that does not run only who it is and its writable layer.
     pub fn container(&self, container: &Container<'_>) -> v1::ContainerStats {
+        let content = self.disk(container.id).content(container.upper);
         let reading = self.reading(container.id);
         let mut reading = reading.lock().unwrap_or_else(PoisonError::into_inner);
-        let content = reading.disk.content(container.upper);
         let mut stats = v1::ContainerStats {
             attributes: Some(container.attributes.clone()),
             writable_layer: Some(v1::FilesystemUsage {
-                timestamp: reading.disk.at,
+                timestamp: content.at,
                 fs_id: Some(v1::FilesystemIdentifier { mountpoint: self.mountpoint.clone() }),
                 used_bytes: value(content.bytes),
                 inodes_used: value(content.inodes),
@@ -144,8 +144,7 @@ impl Stats {
     pub fn writable_layers(&self, containers: &[Container<'_>]) -> v1::FilesystemUsage {
         let (mut bytes, mut inodes) = (0, 0);
         for container in containers {
-            let reading = self.reading(container.id);
-            let content = reading.lock().unwrap_or_else(PoisonError::into_inner).disk.content(container.upper);
+            let content = self.disk(container.id).content(container.upper);
             (bytes, inodes) = (bytes + content.bytes, inodes + content.inodes);
         }
         v1::FilesystemUsage {
@@ -168,6 +167,11 @@ impl Stats {
             Some(reading) => reading.clone(),
             None => readings.entry(id.to_owned()).or_default().clone(),
         }
+    }
+
+    /// To be asked without the reading's lock: a walk takes its time.
+    fn disk(&self, id: &str) -> Arc<Disk> {
+        self.reading(id).lock().unwrap_or_else(PoisonError::into_inner).disk.clone()
     }
 
     fn tasks(&self, id: &str) -> u64 {

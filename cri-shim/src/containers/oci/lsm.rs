@@ -1,8 +1,9 @@
 //! AppArmor profiles and SELinux labels.
 
+use std::ffi::{CStr, CString};
 use std::fs;
 use std::io::Write;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -10,10 +11,12 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, bail};
 use rrun_proto::v1::security_profile::ProfileType;
 use rrun_proto::v1::{self, LinuxContainerSecurityContext, SeLinuxOption, SecurityProfile};
-use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, XattrFlags, openat, setxattr};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, XattrFlags, openat, setxattr};
+use rustix::io::Errno;
 
 use super::{Input, Labels, invalid};
 use crate::error::Result;
+use crate::tree::{self, Visitor};
 
 /// The AppArmor profiles that the kernel holds, `NAME (MODE)` per line.
 const PROFILES: &str = "/sys/kernel/security/apparmor/profiles";
@@ -238,29 +241,33 @@ pub(super) fn relabel(path: &Path, label: &str) -> anyhow::Result<()> {
     if NEVER.iter().any(|never| path == Path::new(never)) {
         bail!("{}: a folder of the host's system is not relabelled", path.display());
     }
-    relabel_at(CWD, path, label).with_context(|| format!("label {} as {label}", path.display()))
+    let name = CString::new(path.as_os_str().as_bytes())?;
+    let label_all = |labeller: &mut Labeller<'_>| match labeller.see(CWD, &name)? {
+        true => tree::walk(tree::open_folder(path)?.as_fd(), labeller),
+        false => Ok(()),
+    };
+    label_all(&mut Labeller(label)).with_context(|| format!("label {} as {label}", path.display()))
 }
 
-/// By descriptors: containers that have the folder already may exchange what is in it for links meanwhile.
-fn relabel_at(folder: impl AsFd, name: &Path, label: &str) -> anyhow::Result<()> {
-    let file = openat(folder.as_fd(), name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
-    let own = format!("/proc/self/fd/{}", file.as_raw_fd());
-    match setxattr(&own, c"security.selinux", label.as_bytes(), XattrFlags::empty()) {
-        Err(rustix::io::Errno::NOTSUP) => return Ok(()),
-        done => done?,
-    }
-    if FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) != FileType::Directory {
-        return Ok(());
-    }
-    let opened = openat(&file, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    for entry in Dir::read_from(&opened)? {
-        let entry = entry?;
-        let name = std::ffi::OsStr::from_bytes(entry.file_name().to_bytes());
-        if name != "." && name != ".." {
-            relabel_at(&opened, Path::new(name), label).with_context(|| name.display().to_string())?;
+/// Labels what it sees. Containers that have a folder already may exchange what is in it for links meanwhile.
+struct Labeller<'a>(&'a str);
+
+impl Visitor for Labeller<'_> {
+    const RESOLVE: ResolveFlags = ResolveFlags::NO_SYMLINKS;
+
+    /// False also where files have no labels.
+    fn see(&mut self, folder: BorrowedFd<'_>, name: &CStr) -> anyhow::Result<bool> {
+        let file = match openat(folder, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
+            Err(Errno::NOENT) => return Ok(false),
+            file => file.with_context(|| format!("open {name:?}"))?,
+        };
+        let own = format!("/proc/self/fd/{}", file.as_raw_fd());
+        match setxattr(&own, c"security.selinux", self.0.as_bytes(), XattrFlags::empty()) {
+            Err(Errno::NOTSUP) => return Ok(false),
+            done => done.with_context(|| format!("setxattr {name:?}"))?,
         }
+        Ok(FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) == FileType::Directory)
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -335,7 +342,7 @@ mod tests {
         let label = "system_u:object_r:container_file_t:s0:c1,c2";
         // Without SELinux the attribute is like any other of its kind, where one may be set at all.
         match relabel(&base.join("folder"), label) {
-            Err(error) => assert_eq!(error.root_cause().downcast_ref(), Some(&rustix::io::Errno::PERM), "{error:#}"),
+            Err(error) => assert_eq!(error.root_cause().downcast_ref(), Some(&Errno::PERM), "{error:#}"),
             Ok(()) => {
                 let read = |name: &str| {
                     let mut value = [0; 100];

@@ -14,8 +14,6 @@ use rustix::fd::OwnedFd;
 use std::io::Read;
 use tree::Tree;
 
-pub(super) use tree::remove_tree;
-
 /// How layers are unpacked in a store.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {

@@ -5,7 +5,7 @@
 //! and none has a set-group-id bit or a default ACL that its contents would inherit.
 use super::super::tar::{Archive, Entry, Kind};
 use super::Unpacked;
-use super::tree::{Found, Place, Tree, check_depth, kind_of, remove_tree};
+use super::tree::{Found, Place, Tree, check_depth, kind_of};
 use anyhow::{Context, Result, bail};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags};
@@ -254,7 +254,7 @@ impl Maker {
         }
         // What led through here may lead elsewhere now.
         self.tree.forget();
-        remove_tree(place.fd.as_fd(), &CString::new(name)?).context("replacing an earlier entry")
+        crate::tree::remove(place.fd.as_fd(), &CString::new(name)?).context("replacing an earlier entry")
     }
 
     /// The mode of a file or directory. An ordinary user's store keeps what its owner needs to move, read and remove it;

@@ -4,11 +4,10 @@
 //! to is found within the layer, whatever the link says; missing ones are made.
 //! Everything is kept by *canonical* path (no symbolic link in it).
 use anyhow::{Context, Result, bail};
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, XattrFlags};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, XattrFlags};
 use rustix::io::Errno;
 use std::collections::{HashMap, VecDeque};
-use std::ffi::CStr;
 use std::rc::Rc;
 
 /// Depth that no honest layer has, and that everything else on a system can still handle.
@@ -201,33 +200,4 @@ pub(super) fn check_depth(path: &[u8]) -> Result<()> {
 
 fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
     if dir.is_empty() { name.to_vec() } else { [dir, b"/", name].concat() }
-}
-
-/// Removes `name` in `dir` with everything in it, never following a link. A directory that
-/// its owner may not enter is made accessible first.
-pub(crate) fn remove_tree(dir: BorrowedFd<'_>, name: &CStr) -> Result<()> {
-    match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => return Ok(()),
-        Err(Errno::ISDIR | Errno::PERM) => {}
-        Err(error) => return Err(error).with_context(|| format!("unlink {name:?}")),
-    }
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let child = match rustix::fs::openat(dir, name, flags, Mode::empty()) {
-        Err(Errno::ACCESS) => {
-            rustix::fs::chmodat(dir, name, Mode::RWXU, AtFlags::empty()).with_context(|| format!("chmod {name:?}"))?;
-            rustix::fs::openat(dir, name, flags, Mode::empty())
-        }
-        other => other,
-    }
-    .with_context(|| format!("open {name:?}"))?;
-    if rustix::fs::accessat(&child, ".", rustix::fs::Access::WRITE_OK, AtFlags::EACCESS).is_err() {
-        rustix::fs::fchmod(&child, Mode::RWXU).with_context(|| format!("chmod {name:?}"))?;
-    }
-    for entry in Dir::read_from(&child).with_context(|| format!("read {name:?}"))? {
-        let entry = entry.with_context(|| format!("read {name:?}"))?;
-        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
-            remove_tree(child.as_fd(), entry.file_name())?;
-        }
-    }
-    rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR).with_context(|| format!("rmdir {name:?}"))
 }
