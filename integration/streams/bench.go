@@ -147,12 +147,7 @@ func (s *measured) turn(crictl string) error {
 
 // through has a conversation with a port of the host, which is the pod's.
 func (s *measured) through(pod func(*net.TCPConn), client func(*net.TCPConn) (int64, error)) error {
-	port, stop, err := listen(pod)
-	if err != nil {
-		return err
-	}
-	defer stop()
-	address, leave, err := forward(s.server, "spdy", port)
+	address, leave, err := reach(s.server, "spdy", pod)
 	if err != nil {
 		return err
 	}

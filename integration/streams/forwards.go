@@ -75,6 +75,26 @@ func forward(s *server, transport string, port uint16) (string, func(), error) {
 	return fmt.Sprintf("127.0.0.1:%d", ports[0].Local), sync.OnceFunc(func() { close(stop); <-ended }), nil
 }
 
+// reach opens a port-forward to a pod's port where handle gets each connection, and returns the local port.
+func reach(s *server, transport string, handle func(*net.TCPConn)) (string, func(), error) {
+	port, stop, err := listen(handle)
+	if err != nil {
+		return "", nil, err
+	}
+	address, leave, err := forward(s, transport, port)
+	if err != nil {
+		stop()
+		return "", nil, err
+	}
+	return address, func() { leave(); stop() }, nil
+}
+
+// echo sends back what comes.
+func echo(c *net.TCPConn) {
+	io.Copy(c, c)
+	c.Close()
+}
+
 // connect makes one connection through a forward.
 func connect(address string) (*net.TCPConn, error) {
 	connection, err := net.Dial("tcp", address)
@@ -106,17 +126,12 @@ func forwards() []test {
 			tests = append(tests, test{"port-forward over " + transport + ": " + name, run})
 		}
 		add("an answer after the client's half-close", func(s *server) error {
-			port, stop, err := listen(func(c *net.TCPConn) {
+			address, leave, err := reach(s, transport, func(c *net.TCPConn) {
 				text, _ := io.ReadAll(c)
 				time.Sleep(1500 * time.Millisecond)
 				fmt.Fprintf(c, "%d bytes", len(text))
 				c.Close()
 			})
-			if err != nil {
-				return err
-			}
-			defer stop()
-			address, leave, err := forward(s, transport, port)
 			if err != nil {
 				return err
 			}
@@ -148,16 +163,11 @@ func forwards() []test {
 		})
 		add("a client that leaves right after its last byte", func(s *server) error {
 			got := make(chan int, 1)
-			port, stop, err := listen(func(c *net.TCPConn) {
+			address, leave, err := reach(s, transport, func(c *net.TCPConn) {
 				time.Sleep(300 * time.Millisecond)
 				text, _ := io.ReadAll(c)
 				got <- len(text)
 			})
-			if err != nil {
-				return err
-			}
-			defer stop()
-			address, leave, err := forward(s, transport, port)
 			if err != nil {
 				return err
 			}
@@ -185,7 +195,7 @@ func forwards() []test {
 
 // reset: a connection that the pod resets, beside one that goes on.
 func reset(s *server, transport string) error {
-	port, stop, err := listen(func(c *net.TCPConn) {
+	address, leave, err := reach(s, transport, func(c *net.TCPConn) {
 		first := make([]byte, 1)
 		io.ReadFull(c, first)
 		if first[0] == 'r' {
@@ -196,11 +206,6 @@ func reset(s *server, transport string) error {
 		io.Copy(c, io.MultiReader(bytes.NewReader(first), c))
 		c.Close()
 	})
-	if err != nil {
-		return err
-	}
-	defer stop()
-	address, leave, err := forward(s, transport, port)
 	if err != nil {
 		return err
 	}
@@ -233,12 +238,7 @@ func reset(s *server, transport string) error {
 
 // many connections, each with its own text.
 func many(s *server, transport string) error {
-	port, stop, err := listen(func(c *net.TCPConn) { io.Copy(c, c); c.Close() })
-	if err != nil {
-		return err
-	}
-	defer stop()
-	address, leave, err := forward(s, transport, port)
+	address, leave, err := reach(s, transport, echo)
 	if err != nil {
 		return err
 	}

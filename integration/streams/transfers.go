@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"strconv"
 	"strings"
 	"time"
@@ -114,20 +113,15 @@ func transfers() []test {
 	}
 	for _, transport := range []string{"spdy", "tunnel"} {
 		tests = append(tests, test{"large: port-forward over " + transport, func(s *server) error {
-			return flat(s, func() error { return echo(s, transport) })
+			return flat(s, func() error { return thereAndBack(s, transport) })
 		}})
 	}
 	return tests
 }
 
-// echo moves much through a pod that sends it back.
-func echo(s *server, transport string) error {
-	port, stop, err := listen(func(c *net.TCPConn) { io.Copy(c, c); c.Close() })
-	if err != nil {
-		return err
-	}
-	defer stop()
-	address, leave, err := forward(s, transport, port)
+// thereAndBack moves much through a pod that sends it back.
+func thereAndBack(s *server, transport string) error {
+	address, leave, err := reach(s, transport, echo)
 	if err != nil {
 		return err
 	}
