@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use rrun_proto::v1;
 use rrun_proto::v1::ContainerState::{ContainerCreated, ContainerExited, ContainerRunning};
+use tests::known;
 use tonic::Code;
 
 use crate::client::{Pod, command, script};
@@ -79,6 +80,13 @@ fn what_cannot_be_started_is_an_ended_container() {
         ("/etc/not-a-program", "exec format"),
     ] {
         let container = pod.create(&command(&[program])).unwrap();
+        // The others fail before their execve, which runc's `start` does not wait for.
+        if words == "exec format" && known::differs(tests::runtime::program().1, "execve failure") {
+            container.start().unwrap();
+            assert_eq!(container.ended().exit_code, 255);
+            container.remove().unwrap();
+            continue;
+        }
         let failed = container.start().unwrap_err();
         assert!(failed.message().to_lowercase().contains(words) && failed.message().contains(program), "{program}: {failed:?}");
         let status = container.status();
