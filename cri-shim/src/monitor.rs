@@ -129,7 +129,7 @@ pub struct Seen {
 pub struct Exec {
     /// The container's id.
     pub id: String,
-    /// The OCI process object, a JSON file; the caller removes it after the exec has started.
+    /// The OCI process object, a JSON file that is there until the exec has started.
     pub process: PathBuf,
     /// With a terminal: the other three do not count.
     pub tty: bool,

@@ -30,6 +30,8 @@ pub struct Runtime {
     pub args: Vec<String>,
     /// What `features` printed; empty if the runtime has no such command.
     pub features: Vec<u8>,
+    /// It need not be executed from a copy once more if its file is on a read-only mount, as `features` says of rrun.
+    pub read_only: bool,
 }
 
 /// All handlers.
@@ -51,8 +53,10 @@ impl Runtimes {
                     if driver == CgroupDriver::Systemd {
                         args.push("--systemd-cgroup".into());
                     }
-                    let mut found = Runtime { name: name.clone(), path, args, features: Vec::new() };
+                    let mut found = Runtime { name: name.clone(), path, args, features: Vec::new(), read_only: false };
                     found.features = found.run(&["features"], None).await.unwrap_or_default();
+                    let features = serde_json::from_slice::<serde_json::Value>(&found.features).unwrap_or_default();
+                    found.read_only = features["annotations"]["rrun.safe-on-read-only-mount"] == "true";
                     by_name.insert(name.clone(), Arc::new(found));
                 }
                 None if *name == config.default_runtime => bail!(

@@ -14,6 +14,7 @@ mod oom;
 mod pod_init;
 mod poller;
 mod process;
+mod program;
 mod requests;
 mod runtime;
 mod sandbox;
@@ -64,6 +65,6 @@ fn become_parent() -> Result<()> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).context("prctl(PR_SET_CHILD_SUBREAPER)")?;
     let _ = rustix::process::setsid();
     // The last to go when memory runs out, where we may say so.
-    oom::set_score(-999);
+    oom::OwnScore::open().set(-999);
     Ok(())
 }

@@ -46,8 +46,8 @@ crate::messages! {
         args: Vec<String> = 3,
         /// The folder of config.json.
         bundle: String = 4,
-        /// An existing folder (the container's, under /run) for the FIFOs stdin, stdout, stderr, the pid file
-        /// `pid` and the runtime's log.
+        /// An existing folder (the container's, under /run) for the FIFOs stdin, stdout, stderr and the pid
+        /// file `pid`.
         dir: String = 5,
         /// Whether there is a standard input; else it is /dev/null.
         stdin: bool = 6,
@@ -63,6 +63,9 @@ crate::messages! {
         exit_path: String = 11,
         /// The runtime is killed after that; 0: never.
         timeout_ms: u64 = 12,
+        /// The runtime may be executed by descriptor, from a read-only mount of its file: one that would make such a mount
+        /// itself each time is spared it.
+        read_only: bool = 13,
     }
     /// `RUNTIME start ID`. Answer: [`Done`].
     Start = 4 {

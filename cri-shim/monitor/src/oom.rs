@@ -10,9 +10,34 @@ pub(crate) fn score_of(process: impl std::fmt::Display) -> Option<i32> {
     std::fs::read_to_string(format!("/proc/{process}/oom_score_adj")).ok()?.trim().parse().ok()
 }
 
-/// Sets the monitor's own; without CAP_SYS_RESOURCE only down to where it began.
-pub(crate) fn set_score(score: i32) {
-    let _ = std::fs::write("/proc/self/oom_score_adj", score.to_string());
+/// The monitor's own, which what it starts inherits.
+#[derive(Debug, Default)]
+pub(crate) struct OwnScore(Option<(OwnedFd, i32)>);
+
+impl OwnScore {
+    /// As it is now.
+    pub(crate) fn open() -> OwnScore {
+        let file = rustix::fs::open("/proc/self/oom_score_adj", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
+        OwnScore(file.ok().zip(score_of("self")))
+    }
+
+    /// Sets it; without CAP_SYS_RESOURCE only down to where it began.
+    pub(crate) fn set(&mut self, score: i32) {
+        if let Some((file, own)) = &mut self.0
+            && rustix::io::write(&*file, score.to_string().as_bytes()).is_ok()
+        {
+            *own = score;
+        }
+    }
+
+    /// Another one for what is started meanwhile, which for exec nobody sets later.
+    pub(crate) fn lend<T>(&mut self, score: i32, start: impl FnOnce() -> T) -> T {
+        let before = self.0.as_ref().map(|(_, own)| *own).filter(|own| *own != score);
+        before.inspect(|_| self.set(score));
+        let started = start();
+        before.inspect(|own| self.set(*own));
+        started
+    }
 }
 
 /// A file with a line `oom_kill N`, and N when it was opened.

@@ -3,10 +3,10 @@
 //!
 //! It outlives the monitor, and ends when the sandbox is stopped.
 
-use crate::sys;
+use crate::{program, sys};
 use anyhow::{Context, Result, bail};
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
-use rustix::mount::{MountFlags, MountPropagationFlags, OpenTreeFlags, UnmountFlags, mount, mount_change, mount_move, open_tree, unmount};
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, mount_move, unmount};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{DumpableBehavior, chdir, chroot, pivot_root, set_dumpable_behavior, setsid};
 use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags, set_capabilities, set_name, set_no_new_privs};
@@ -22,19 +22,13 @@ pub(crate) struct Program(OwnedFd);
 impl Program {
     /// A read-only mount of its own, attached nowhere, or where that cannot be had a sealed copy in memory.
     pub(crate) fn open() -> Result<Program> {
-        let mount = || -> rustix::io::Result<OwnedFd> {
-            let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-            let copy = open_tree(rustix::fs::CWD, "/proc/self/exe", flags)?;
-            sys::make_read_only(copy.as_fd())?;
-            Ok(copy)
-        };
         let copy = || -> Result<OwnedFd> {
             let mut copy = File::from(rustix::fs::memfd_create("pod-init", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
             std::io::copy(&mut File::open("/proc/self/exe")?, &mut copy)?;
             rustix::fs::fcntl_add_seals(&copy, SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE)?;
             Ok(copy.into())
         };
-        Ok(Program(mount().or_else(|_| copy()).context("protect the program file of the pod's init")?))
+        Ok(Program(program::read_only("/proc/self/exe").or_else(|_| copy()).context("protect the program file of the pod's init")?))
     }
 
     /// Starts it in the PID namespace that the caller's children are in; its number, once it has executed.

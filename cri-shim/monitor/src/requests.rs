@@ -18,19 +18,20 @@ use std::path::Path;
 
 type Done = Result<(), Refusal>;
 
-impl Server {
-    fn find(&mut self, id: &str) -> Result<&mut Container, Refusal> {
-        self.containers.iter_mut().find(|c| c.create.id == id).ok_or_else(|| Refusal::not_found(id))
-    }
+fn find<'a>(containers: &'a mut [Container], id: &str) -> Result<&'a mut Container, Refusal> {
+    containers.iter_mut().find(|c| c.create.id == id).ok_or_else(|| Refusal::not_found(id))
+}
 
+impl Server {
     pub(crate) fn create(&mut self, request: u32, create: m::Create) -> Done {
-        if self.find(&create.id).is_ok() {
+        if find(&mut self.containers, &create.id).is_ok() {
             return Err(anyhow!("container {}: the pod's monitor has it already", create.id).into());
         }
         let (key, timeout) = (self.new_key(), create.timeout_ms);
         let (container, ends) = Container::new(key, create)?;
         let tty = container.create.tty;
-        let job = container.watch(&self.poller).context("epoll_ctl").and_then(|()| container.execute(key, Work::Create, None, tty, ends));
+        let watched = container.watch(&self.poller).context("epoll_ctl");
+        let job = watched.and_then(|()| container.execute(&mut self.executor, key, Work::Create, None, tty, ends));
         let job = job.inspect_err(|_| {
             container.unwatch(&self.poller);
             container.remove_files();
@@ -42,19 +43,20 @@ impl Server {
 
     pub(crate) fn start(&mut self, request: u32, start: &m::Start) -> Done {
         let key = self.new_key();
-        let job = self.find(&start.id)?.execute(key, Work::Start, None, false, ContainerEnds::default())?;
+        let container = find(&mut self.containers, &start.id)?;
+        let job = container.execute(&mut self.executor, key, Work::Start, None, false, ContainerEnds::default())?;
         self.begin(request, start.timeout_ms, job);
         Ok(())
     }
 
     pub(crate) fn exec(&mut self, request: u32, exec: &m::Exec, ends: ContainerEnds) -> Done {
         let key = self.new_key();
-        let container = self.find(&exec.id)?;
+        let container = find(&mut self.containers, &exec.id)?;
         if container.has_ended() {
             return Err(anyhow!("container {} has ended", exec.id).into());
         }
         let work = Work::Exec { dies_with_connection: exec.dies_with_connection, killed: None };
-        let job = container.execute(key, work, Some(&exec.process), exec.tty, ends)?;
+        let job = container.execute(&mut self.executor, key, work, Some(&exec.process), exec.tty, ends)?;
         self.begin(request, exec.timeout_ms, job);
         Ok(())
     }
@@ -205,7 +207,7 @@ impl Server {
     }
 
     pub(crate) fn resize(&mut self, request: u32, resize: &m::Resize) -> Done {
-        let container = self.find(&resize.id)?;
+        let container = find(&mut self.containers, &resize.id)?;
         let master = container.stdout.fd.as_ref().filter(|_| container.create.tty);
         let master = master.ok_or_else(|| anyhow!("container {} has no terminal", resize.id))?;
         let size = rustix::termios::Winsize { ws_row: resize.height, ws_col: resize.width, ws_xpixel: 0, ws_ypixel: 0 };
@@ -214,7 +216,7 @@ impl Server {
     }
 
     pub(crate) fn reopen_log(&mut self, request: u32, reopen: &m::ReopenLog) -> Done {
-        let container = self.find(&reopen.id)?;
+        let container = find(&mut self.containers, &reopen.id)?;
         container.log.reopen().with_context(|| format!("reopen the log {}", container.create.log_path))?;
         self.done(request)
     }
@@ -272,7 +274,7 @@ impl Server {
     /// A dead monitor's container. Its parent is another now, so its pidfd is watched.
     pub(crate) fn adopt(&mut self, request: u32, adopt: m::Adopt, pidfd: Option<OwnedFd>, pty: Option<OwnedFd>) -> Done {
         let m::Adopt { create, pid, start_time, started } = adopt;
-        if self.find(&create.id).is_ok() {
+        if find(&mut self.containers, &create.id).is_ok() {
             return Err(anyhow!("container {}: the pod's monitor has it already", create.id).into());
         }
         let record = exit_record::read(Path::new(&create.exit_path))?;

@@ -1,14 +1,16 @@
 //! Executing the OCI runtime: one program per job, which the loop hears of again when it has ended.
 
 use crate::container::{Container, ContainerEnds};
-use crate::oom;
+use crate::oom::OwnScore;
+use crate::program::Programs;
 use anyhow::{Context, Result};
 use rrun_monitor::socket;
-use rustix::fs::OFlags;
+use rustix::fs::{MemfdFlags, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::ffi::CString;
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 
 /// A runtime at work.
 #[derive(Debug)]
@@ -25,7 +27,15 @@ pub(crate) struct Job {
     pub(crate) deadline: Option<u64>,
     pub(crate) timed_out: bool,
     pub(crate) pid_file: String,
-    pub(crate) log: String,
+    /// A memory file: a runtime that succeeds has nothing to say.
+    pub(crate) log: File,
+}
+
+/// What is the same for all runtimes that the monitor executes.
+#[derive(Debug, Default)]
+pub(crate) struct Executor {
+    pub(crate) programs: Programs,
+    pub(crate) score: OwnScore,
 }
 
 /// What a runtime is to do.
@@ -58,53 +68,54 @@ pub(crate) struct Failure {
 
 impl Container {
     /// Starts `RUNTIME ARGS create`, `start` or `exec` for this container. `number` makes its files' names its own.
-    pub(crate) fn execute(&self, number: u32, work: Work, process: Option<&str>, tty: bool, ends: ContainerEnds) -> Result<Job> {
-        let (log, pid_file) = (self.file(&format!("log.{number}")), self.file(&format!("pid.{number}")));
+    pub(crate) fn execute(
+        &self,
+        by: &mut Executor,
+        number: u32,
+        work: Work,
+        process: Option<&str>,
+        tty: bool,
+        ends: ContainerEnds,
+    ) -> Result<Job> {
+        let log = File::from(rustix::fs::memfd_create("log", MemfdFlags::CLOEXEC).context("memfd_create")?);
+        let log_path = format!("/proc/{}/fd/{}", std::process::id(), log.as_raw_fd());
+        let pid_file = self.file(&format!("pid.{number}"));
         let console = tty.then(|| Console::listen(format!("tty.{number}"))).transpose()?;
-        let mut command = Command::new(&self.create.runtime);
-        command.args(&self.create.args).args(["--log", &log, "--log-format", "json"]);
+        let mut words = vec![self.create.runtime.as_str()];
+        words.extend(self.create.args.iter().map(String::as_str));
+        words.extend(["--log", &log_path, "--log-format", "json"]);
         match &work {
-            Work::Create => command.args(["create", "--bundle", &self.create.bundle, "--pid-file", &pid_file]),
-            Work::Start => command.arg("start"),
-            Work::Exec { .. } => command.args(["exec", "--detach", "--pid-file", &pid_file, "--process", process.unwrap_or_default()]),
-        };
-        if let Some(console) = &console {
-            command.args(["--console-socket", &console.path]);
+            Work::Create => words.extend(["create", "--bundle", &self.create.bundle, "--pid-file", &pid_file]),
+            Work::Start => words.push("start"),
+            Work::Exec { .. } => words.extend(["exec", "--detach", "--pid-file", &pid_file, "--process", process.unwrap_or_default()]),
         }
-        let stream = |end: Option<OwnedFd>| end.map_or_else(Stdio::null, Stdio::from);
-        command.arg(&self.create.id).process_group(0);
-        command.stdin(stream(ends.stdin)).stdout(stream(ends.stdout)).stderr(stream(ends.stderr));
-        crate::sys::with_empty_mask(&mut command);
+        if let Some(console) = &console {
+            words.extend(["--console-socket", &console.path]);
+        }
+        words.push(&self.create.id);
+        let words = words.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>().context("an argument of the OCI runtime")?;
+        let runtime = &self.create.runtime;
+        let program = if self.create.read_only { by.programs.executable(runtime) } else { runtime.clone() };
+        let program = CString::new(program)?;
+        let streams = [&ends.stdin, &ends.stdout, &ends.stderr].map(|end| end.as_ref().map(AsFd::as_fd));
         let score = if let Work::Exec { .. } = work { self.oom_score } else { 0 };
-        // Dropping the handle neither waits nor kills: the loop reaps.
-        let child = with_oom_score(score, || command.spawn());
-        let pid = child.with_context(|| format!("execute the OCI runtime {}", self.create.runtime))?.id();
+        let pid = by.score.lend(score, || crate::sys::spawn(&program, &words, streams));
+        let pid = pid.with_context(|| format!("execute the OCI runtime {runtime}"))?;
         Ok(Job { request: 0, connection: 0, container: self.key, work, pid, console, deadline: None, timed_out: false, pid_file, log })
     }
-}
-
-/// What is started here inherits the score, which for exec nobody sets later.
-fn with_oom_score<T>(score: i32, start: impl FnOnce() -> T) -> T {
-    let own = oom::score_of("self").filter(|own| *own != score);
-    own.inspect(|_| oom::set_score(score));
-    let started = start();
-    own.inspect(|own| oom::set_score(*own));
-    started
 }
 
 impl Job {
     /// After the runtime has ended with this code: the process it made and its terminal's master; for start 0.
     pub(crate) fn finish(&mut self, code: u32) -> Result<(u32, Option<OwnedFd>), Failure> {
-        let text = if code == 0 { None } else { std::fs::read_to_string(&self.log).ok() };
-        let _ = rustix::fs::unlink(&self.log);
+        let text = (code != 0).then(|| self.last_words());
         let pid = std::fs::read_to_string(&self.pid_file).ok().and_then(|t| t.trim().parse().ok());
         if self.work != Work::Start {
             let _ = rustix::fs::unlink(&self.pid_file);
         }
         let console = self.console.take();
         if code != 0 {
-            let last = text.as_deref().and_then(|t| t.lines().rev().find(|l| !l.trim().is_empty()));
-            let text = last.map_or_else(|| format!("the OCI runtime ended with code {code} and said nothing"), str::to_owned);
+            let text = text.filter(|t| !t.is_empty()).unwrap_or_else(|| format!("the OCI runtime ended with code {code} and said nothing"));
             return Err(Failure { text, code });
         }
         let failure = |text: String| Failure { text, code: 0 };
@@ -114,6 +125,17 @@ impl Job {
             (Some(pid), _) => Ok((pid, master)),
             (None, _) => Err(failure(format!("the OCI runtime succeeded without writing {}", self.pid_file))),
         }
+    }
+}
+
+impl Job {
+    /// The last line of the log.
+    fn last_words(&self) -> String {
+        const MOST: u64 = 16 << 10;
+        let length = self.log.metadata().map_or(0, |m| m.len());
+        let mut text = vec![0; length.min(MOST) as usize];
+        let _ = self.log.read_exact_at(&mut text, length.saturating_sub(MOST));
+        String::from_utf8_lossy(&text).lines().rev().find(|l| !l.trim().is_empty()).unwrap_or_default().to_owned()
     }
 }
 

@@ -6,8 +6,9 @@
 use crate::clock::monotonic_ms;
 use crate::container::{Buffers, Container};
 use crate::log::Stream;
+use crate::oom::OwnScore;
 use crate::poller::{EVENTS, Poller, Token};
-use crate::runtime::Job;
+use crate::runtime::{Executor, Job};
 use anyhow::{Context, Result};
 use rrun_monitor::messages::{self as m};
 use rrun_monitor::socket;
@@ -39,6 +40,7 @@ pub(crate) struct Server {
     pub(crate) upgrade: Option<(u32, String)>,
     pub(crate) ends: bool,
     pub(crate) buffers: Buffers,
+    pub(crate) executor: Executor,
     packet: Box<[u8]>,
     answer: Vec<u8>,
 }
@@ -100,6 +102,7 @@ impl Server {
             upgrade: None,
             ends: false,
             buffers: Buffers::new(),
+            executor: Executor { score: OwnScore::open(), ..Executor::default() },
             packet: socket::packet_buffer(),
             answer: Vec::new(),
         })

@@ -3,7 +3,7 @@
 
 use rustix::io::{Errno, Result};
 use rustix::process::Pid;
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 fn last_error() -> Errno {
@@ -45,20 +45,42 @@ pub(crate) fn child_signals() -> Result<OwnedFd> {
     }
 }
 
-/// Lets `command` begin with no signal blocked: std hands on our own mask, and a shell that waits would never see
-/// SIGCHLD.
-pub(crate) fn with_empty_mask(command: &mut std::process::Command) {
-    use std::os::unix::process::CommandExt;
-    // SAFETY: between fork and execve only functions that are safe there are called, on a set of the child's own.
+/// Starts a program as the leader of a process group, with this process's environment and no signal blocked or ignored: its
+/// process. std's Command would hand on our own mask, with which a shell that waits never sees SIGCHLD, or copy our memory
+/// to change it. `streams` are its standard ones, /dev/null where there is none.
+pub(crate) fn spawn(program: &CStr, arguments: &[CString], streams: [Option<BorrowedFd<'_>>; 3]) -> std::io::Result<u32> {
+    unsafe extern "C" {
+        static environ: *const *mut libc::c_char;
+    }
+    let argv: Vec<*mut libc::c_char> = arguments.iter().map(|a| a.as_ptr().cast_mut()).chain([std::ptr::null_mut()]).collect();
+    let done = |error: libc::c_int| if error == 0 { Ok(()) } else { Err(std::io::Error::from_raw_os_error(error)) };
+    let mut pid = 0;
+    // SAFETY: both objects are set up by their init functions before anything else sees them, and destroyed once; all
+    // strings and arrays live until the call returns and end with a null; no other thread changes the environment.
     unsafe {
-        command.pre_exec(|| {
-            let mut set = std::mem::zeroed();
-            libc::sigemptyset(&mut set);
-            match libc::sigprocmask(libc::SIG_SETMASK, &set, std::ptr::null_mut()) {
-                0 => Ok(()),
-                _ => Err(std::io::Error::last_os_error()),
-            }
-        });
+        let (mut actions, mut attributes) = (std::mem::zeroed(), std::mem::zeroed());
+        done(libc::posix_spawn_file_actions_init(&mut actions))?;
+        libc::posix_spawnattr_init(&mut attributes);
+        let mut prepared = Ok(());
+        for (number, stream) in (0..).zip(streams) {
+            prepared = prepared.and(done(match stream {
+                Some(fd) => libc::posix_spawn_file_actions_adddup2(&mut actions, fd.as_raw_fd(), number),
+                None => libc::posix_spawn_file_actions_addopen(&mut actions, number, c"/dev/null".as_ptr(), libc::O_RDWR, 0),
+            }));
+        }
+        let mut set = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        libc::posix_spawnattr_setsigmask(&mut attributes, &set);
+        libc::sigaddset(&mut set, libc::SIGPIPE);
+        libc::posix_spawnattr_setsigdefault(&mut attributes, &set);
+        libc::posix_spawnattr_setpgroup(&mut attributes, 0);
+        let flags = libc::POSIX_SPAWN_SETSIGMASK | libc::POSIX_SPAWN_SETSIGDEF | libc::POSIX_SPAWN_SETPGROUP;
+        libc::posix_spawnattr_setflags(&mut attributes, flags as libc::c_short);
+        let spawned =
+            prepared.and_then(|()| done(libc::posix_spawn(&mut pid, program.as_ptr(), &actions, &attributes, argv.as_ptr(), environ)));
+        libc::posix_spawnattr_destroy(&mut attributes);
+        libc::posix_spawn_file_actions_destroy(&mut actions);
+        spawned.map(|()| pid as u32)
     }
 }
 

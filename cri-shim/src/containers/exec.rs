@@ -1,13 +1,14 @@
 //! ExecSync, and what Exec shares with it.
 
-use std::os::fd::OwnedFd;
+use std::io::Write;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::Spec;
 use rrun_proto::v1;
+use rustix::fs::MemfdFlags;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
@@ -29,24 +30,36 @@ pub async fn exec_sync(shim: &Shim, request: v1::ExecSyncRequest) -> Result<v1::
     let file = process_file(&container, request.cmd, false).await?;
     let exec = Exec {
         id: container.id.clone(),
-        process: file.0.clone(),
+        process: file.path(),
         stdout: true,
         stderr: true,
         timeout,
         dies_with_connection: true,
         ..Exec::default()
     };
-    let process = monitor.exec(&exec).await?;
+    let mut process = monitor.exec(&exec).await?;
     drop(file);
     let _kill = KillOnDrop { monitor: &monitor, exec: process.exec };
     let limit = shim.config.exec_output_limit;
-    let (stdout, stderr) = (Capture::new(process.stdout, limit)?, Capture::new(process.stderr, limit)?);
-    let exited = process.exited.await.map_err(|_| Error::Unavailable("the pod's monitor is gone".into()))?;
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    let streams = (receiver(process.stdout)?, receiver(process.stderr)?);
+    let mut reading = Box::pin(async { tokio::join!(read(streams.0, &mut stdout, limit), read(streams.1, &mut stderr, limit)) });
+    let mut read_all = false;
+    let exited = loop {
+        tokio::select! {
+            exited = &mut process.exited => break exited,
+            _ = &mut reading, if !read_all => read_all = true,
+        }
+    };
+    let exited = exited.map_err(|_| Error::Unavailable("the pod's monitor is gone".into()))?;
     if exited.timed_out {
         return Err(Error::DeadlineExceeded(format!("command timed out after {} s", request.timeout)));
     }
-    let drain = Duration::from_secs(shim.config.exec_drain_seconds);
-    let (mut stdout, mut stderr) = tokio::join!(stdout.finish(drain), stderr.finish(drain));
+    if !read_all {
+        // All of it, or what there is when something else keeps the streams open for longer.
+        let _ = tokio::time::timeout(Duration::from_secs(shim.config.exec_drain_seconds), &mut reading).await;
+    }
+    drop(reading);
     std::mem::forget(_kill);
     fit(&mut stdout, &mut stderr);
     Ok(v1::ExecSyncResponse { stdout, stderr, exit_code: exited.code as i32 })
@@ -72,64 +85,48 @@ impl Drop for KillOnDrop<'_> {
     }
 }
 
-/// Reads a stream in the background: the first bytes are kept, the rest is read and dropped, so that the process does not
-/// block.
-struct Capture {
-    task: tokio::task::JoinHandle<()>,
-    kept: std::sync::Arc<std::sync::Mutex<Vec<u8>>>,
+fn receiver(stream: Option<OwnedFd>) -> Result<pipe::Receiver> {
+    let stream = stream.ok_or_else(|| anyhow::anyhow!("an exec without its streams"))?;
+    Ok(pipe::Receiver::from_owned_fd(stream).context("exec: read a stream")?)
 }
 
-impl Capture {
-    fn new(stream: Option<OwnedFd>, limit: usize) -> Result<Capture> {
-        let kept = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
-        let into = kept.clone();
-        let stream = stream.ok_or_else(|| anyhow::anyhow!("an exec without its streams"))?;
-        let mut stream = pipe::Receiver::from_owned_fd(stream).context("exec: read a stream")?;
-        let task = tokio::spawn(async move {
-            let mut buffer = vec![0; 16 << 10];
-            while let Ok(length @ 1..) = stream.read(&mut buffer).await {
-                let mut kept = into.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                let room = limit.saturating_sub(kept.len()).min(length);
-                kept.extend_from_slice(&buffer[..room]);
-            }
-        });
-        Ok(Capture { task, kept })
-    }
-
-    /// All of it, or what there is when something else keeps the stream open for longer than `patience`.
-    async fn finish(mut self, patience: Duration) -> Vec<u8> {
-        if tokio::time::timeout(patience, &mut self.task).await.is_err() {
-            self.task.abort();
-        }
-        std::mem::take(&mut *self.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+/// Reads a stream to its end: the first bytes are kept, the rest is read and dropped, so that the process does not block.
+async fn read(mut stream: pipe::Receiver, kept: &mut Vec<u8>, limit: usize) {
+    let mut buffer = vec![0; 16 << 10];
+    while let Ok(length @ 1..) = stream.read(&mut buffer).await {
+        let room = limit.saturating_sub(kept.len()).min(length);
+        kept.extend_from_slice(&buffer[..room]);
     }
 }
 
-/// A file that goes when this does.
-pub struct ProcessFile(pub PathBuf);
+/// A memory file, which the monitor reaches for as long as this is held.
+pub struct ProcessFile(OwnedFd);
 
-impl Drop for ProcessFile {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
+impl ProcessFile {
+    /// For every process of the host's that is root's.
+    pub fn path(&self) -> PathBuf {
+        format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd()).into()
     }
 }
 
 /// The process object of one more process in a container: the container's own with another command.
 pub async fn process_file(container: &Container, command: Vec<String>, tty: bool) -> Result<ProcessFile> {
-    static NUMBER: AtomicU64 = AtomicU64::new(0);
     if command.is_empty() {
         return Err(Error::InvalidArgument("cmd is empty".into()));
     }
-    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    let (config, path) = (container.run_dir.join("config.json"), container.run_dir.join(format!("exec-{number}.json")));
-    blocking(move || {
-        let text = std::fs::read(&config).with_context(|| format!("read {}", config.display()))?;
-        let spec: Spec = serde_json::from_slice(&text).with_context(|| format!("{}", config.display()))?;
-        let mut process: Process = spec.process().clone().unwrap_or_default();
-        process.set_args(Some(command)).set_terminal(Some(tty));
-        let text = serde_json::to_vec(&process).context("process object")?;
-        std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
-        Ok(ProcessFile(path))
-    })
-    .await
+    let read = || {
+        let config = container.run_dir.join("config.json");
+        blocking(move || {
+            let text = std::fs::read(&config).with_context(|| format!("read {}", config.display()))?;
+            let spec: Spec = serde_json::from_slice(&text).with_context(|| format!("{}", config.display()))?;
+            Ok(spec.process().clone().unwrap_or_default())
+        })
+    };
+    let mut process = container.process.get_or_try_init(read).await?.clone();
+    process.set_args(Some(command)).set_terminal(Some(tty));
+    let text = serde_json::to_vec(&process).context("process object")?;
+    let file = rustix::fs::memfd_create("process.json", MemfdFlags::CLOEXEC).context("memfd_create")?;
+    let mut file = std::fs::File::from(file);
+    file.write_all(&text).context("write the process object")?;
+    Ok(ProcessFile(file.into()))
 }

@@ -51,6 +51,8 @@ pub struct Container {
     /// Held while it is being started: its end is told after its start.
     starting: tokio::sync::Mutex<()>,
     handles: Mutex<Handles>,
+    /// Its first process as config.json has it, once an exec has asked.
+    process: tokio::sync::OnceCell<oci_spec::runtime::Process>,
     /// As long as it is held, the image's layers stay.
     pub image: Option<Arc<Image>>,
 }
@@ -78,6 +80,7 @@ impl Container {
             writing: tokio::sync::Mutex::default(),
             starting: tokio::sync::Mutex::default(),
             handles: Mutex::default(),
+            process: tokio::sync::OnceCell::new(),
             image,
         })
     }

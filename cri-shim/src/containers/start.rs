@@ -90,5 +90,6 @@ pub fn monitor_request(shim: &Shim, container: &Container, runtime: &Runtime) ->
         log_line_max: shim.config.max_log_line.into(),
         exit_path: text(&container.dir.join("exit.json")),
         timeout_ms: PATIENCE.as_millis() as u64,
+        read_only: runtime.read_only,
     }
 }

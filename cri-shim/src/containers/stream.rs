@@ -54,7 +54,7 @@ impl Backend for Streamer {
         let Streams { stdin, stdout, stderr, tty } = request.streams;
         let file = process_file(&container, request.command, tty).await?;
         let id = container.id.clone();
-        let exec = Exec { id, process: file.0.clone(), tty, stdin, stdout, stderr, ..Exec::default() };
+        let exec = Exec { id, process: file.path(), tty, stdin, stdout, stderr, ..Exec::default() };
         let started = self.0.pod(&container.pod)?.monitor()?.exec(&exec).await.map_err(error::Error::from)?;
         drop(file);
         let exited = started.exited;

@@ -188,6 +188,8 @@ fn features() -> Result<Features> {
             ("org.opencontainers.runc.checkpoint.enabled", "true".to_owned()),
             ("org.opencontainers.runc.commit", COMMIT.to_owned()),
             ("org.opencontainers.runc.version", VERSION.to_owned()),
+            // `sealed_exe` leaves it at that: a caller with such a mount spares each call the copy.
+            ("rrun.safe-on-read-only-mount", "true".to_owned()),
         ]),
         // Nothing of ours looks at the first; who filters by this list shall filter as for runc.
         potentially_unsafe_config_annotations: ["bundle", "org.systemd.property.", "org.criu.config"],

@@ -1,7 +1,9 @@
 //! Further processes in a container.
 
 use super::{PATIENCE, is_alive, pod, read_all, write_all};
-use rrun_cri::monitor::{Error, Exec, Monitor, resize};
+use rrun_cri::monitor::{Create, Error, Exec, Monitor, resize};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -39,6 +41,42 @@ async fn several_at_once() {
     });
     let codes = futures_util::future::join_all(execs).await;
     assert_eq!(codes, (0..8).collect::<Vec<u32>>());
+}
+
+/// The files that the monitor holds open of the program at `path`.
+fn held(pod: &super::Pod, path: &Path) -> Vec<PathBuf> {
+    let identity = |path: &Path| std::fs::metadata(path).map(|m| (m.dev(), m.ino())).ok();
+    let open = std::fs::read_dir(format!("/proc/{}/fd", pod.pid())).unwrap().map(|fd| fd.unwrap().path());
+    open.filter(|fd| identity(fd) == identity(path)).collect()
+}
+
+#[tokio::test]
+async fn a_runtime_executed_from_a_read_only_mount() {
+    let pod = pod!();
+    tests::require!(tests::runtime::program().1 == tests::runtime::Kind::Rrun, "only rrun is executed so");
+    let program = pod.dir.join("runtime");
+    let put = |file: &Path| {
+        std::fs::copy(file, pod.dir.join("new")).unwrap();
+        std::fs::rename(pod.dir.join("new"), &program).unwrap();
+    };
+    put(&tests::runtime::program().0);
+    let create = Create { read_only: true, runtime: program.to_str().unwrap().into(), ..pod.container("sleep 100") };
+    pod.start(&create).await;
+    let code = async || Ok::<_, Error>(pod.exec(&create, "exit 3").await?.exited.await.unwrap().code);
+    assert_eq!(code().await.unwrap(), 3);
+    let open = held(&pod, &program);
+    assert_eq!(open.len(), 1, "{open:?}");
+    let error = std::fs::File::options().write(true).open(&open[0]).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ReadOnlyFilesystem, "{error}");
+    // What takes the program's place is executed from now on, and the old one let go.
+    put(&tests::host::find("false").unwrap());
+    assert!(matches!(code().await, Err(Error::Failed { code: 1, .. })));
+    put(&tests::runtime::program().0);
+    assert_eq!(code().await.unwrap(), 3);
+    assert_eq!(held(&pod, &program).len(), 1);
+    std::fs::remove_file(&program).unwrap();
+    let gone = code().await.unwrap_err().to_string();
+    assert!(gone.contains("execute the OCI runtime") && gone.contains("No such file"), "{gone}");
 }
 
 #[tokio::test]
