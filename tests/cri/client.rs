@@ -61,6 +61,7 @@ calls! {
     runtime list_containers ListContainersRequest ListContainersResponse;
     runtime container_status ContainerStatusRequest ContainerStatusResponse;
     runtime update_container_resources UpdateContainerResourcesRequest UpdateContainerResourcesResponse;
+    runtime container_stats ContainerStatsRequest ContainerStatsResponse;
     runtime reopen_container_log ReopenContainerLogRequest ReopenContainerLogResponse;
     runtime exec_sync ExecSyncRequest ExecSyncResponse;
     runtime exec ExecRequest ExecResponse;
