@@ -40,7 +40,7 @@ pub struct Pod {
     pub cni_result: serde_json::Value,
     /// The init of a shared PID namespace.
     pub init: Option<Process>,
-    /// The first folder of the cgroup parent that did not exist before: it goes with the pod.
+    /// The first folder of the cgroup parent that did not exist before: it goes with the pod, or the last that shares it.
     pub made_cgroup: Option<PathBuf>,
     /// Its SELinux labels; empty where SELinux is off.
     pub selinux: Labels,

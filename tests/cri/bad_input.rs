@@ -232,7 +232,12 @@ fn a_cgroup_parent_that_is_not_there_is_made_and_goes_with_the_pod() {
     assert_eq!(other.output(&script("echo in it")), ["in it"]);
     other.end();
     assert!(cgroup.is_dir() && container.sh("echo lives") == "lives");
+    // Whoever goes last takes it away, also a pod whose own begins deeper.
+    let deeper = node.pod_with(|c| c.linux.as_mut().unwrap().cgroup_parent = format!("{parent}/deeper"));
+    let last = deeper.start(&script("sleep 1000"));
     pod.end();
+    assert!(made() > 0 && last.sh("echo lives") == "lives");
+    deeper.end();
     assert!(tests::host::wait_until(10, || made() == 0), "{:?}", node.scan());
 }
 

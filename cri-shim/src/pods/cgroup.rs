@@ -2,19 +2,33 @@
 //! the OCI runtime makes it with the first container, and it goes with the pod. (systemd removes its own slices.)
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use rrun_proto::v1;
 
 use crate::error::{Error, Result};
 
-/// The part of the pod's cgroup parent that is not there yet: the folder that begins it, relative to the hierarchies' roots.
-/// Blocks.
+/// The part of the pod's cgroup parent that goes with the pod: the folder that begins it, relative to the hierarchies' roots.
+/// What is not there yet is made for this pod; what was made for one of `others` is theirs together. Blocks.
 ///
 /// # Errors
 /// `InvalidArgument` where a file is on the way.
-pub(super) fn missing(config: &v1::PodSandboxConfig) -> Result<Option<PathBuf>> {
-    let parent = config.linux.as_ref().map_or("", |linux| linux.cgroup_parent.trim_start_matches('/'));
+pub(super) fn ours<'a>(config: &v1::PodSandboxConfig, others: impl Iterator<Item = &'a Path>) -> Result<Option<PathBuf>> {
+    let missing = missing(config)?;
+    let parent = Path::new(parent(config));
+    // The one that begins first has all the others in it.
+    let shared = others.filter(|made| parent.starts_with(made)).map(Path::to_owned);
+    Ok(shared.chain(missing).min_by_key(|path| path.components().count()))
+}
+
+/// Below the hierarchies' roots; empty: none.
+fn parent(config: &v1::PodSandboxConfig) -> &str {
+    config.linux.as_ref().map_or("", |linux| linux.cgroup_parent.trim_start_matches('/'))
+}
+
+fn missing(config: &v1::PodSandboxConfig) -> Result<Option<PathBuf>> {
+    let parent = parent(config);
     if parent.is_empty() || parent.ends_with(".slice") || parent.split('/').any(|name| name == "..") {
         return Ok(None);
     }
@@ -33,15 +47,15 @@ pub(super) fn missing(config: &v1::PodSandboxConfig) -> Result<Option<PathBuf>> 
     Ok(None)
 }
 
-/// Removes what the first container of the pod made: `from` and what is below it on the way to the parent. A cgroup that is
-/// in use stays. Blocks.
+/// Removes what was made for the pod and those that share it: `from` and what is below it on the way to the parent. A cgroup
+/// that is in use stays. Blocks.
 pub(super) fn remove(config: &v1::PodSandboxConfig, from: &Path) {
-    let Some(linux) = &config.linux else { return };
-    let parent = Path::new(linux.cgroup_parent.trim_start_matches('/'));
+    let parent = Path::new(parent(config));
     for root in hierarchies() {
         for path in parent.ancestors().take_while(|path| path.starts_with(from)) {
-            if fs::remove_dir(root.join(path)).is_err() {
-                break; // gone, or somebody else's by now
+            match fs::remove_dir(root.join(path)) {
+                Err(error) if error.kind() != ErrorKind::NotFound => break, // another pod's too: it goes with the last
+                _ => {}
             }
         }
     }

@@ -82,7 +82,8 @@ async fn run_one(shim: &Shim, config: v1::PodSandboxConfig, handler: String) -> 
 }
 
 fn new_record(shim: &Shim, id: String, config: v1::PodSandboxConfig, handler: String) -> Result<record::Pod> {
-    let made_cgroup = super::cgroup::missing(&config)?;
+    let others: Vec<_> = shim.pods().iter().filter_map(|pod| pod.record().made_cgroup.clone()).collect();
+    let made_cgroup = super::cgroup::ours(&config, others.iter().map(PathBuf::as_path))?;
     let own_network = options(&config).network() == v1::NamespaceMode::Pod;
     let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
     let selinux = match shim.host.selinux {
