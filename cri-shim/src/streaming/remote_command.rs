@@ -5,10 +5,11 @@
 //! unless it takes too long.
 
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{anyhow, bail};
+use anyhow::{Context, anyhow, bail};
 use rustix::io::Errno;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -78,7 +79,9 @@ pub(super) async fn serve_spdy<B: Backend>(
         roles: Vec::new(),
         extra: 0,
         input: Arc::default(),
-        start: Some((command, backend)),
+        attach: matches!(command, Command::Attach(_)),
+        command: Some((command, backend)),
+        process: None,
         version,
         phase: Arc::new(phase),
         tasks: JoinSet::new(),
@@ -114,8 +117,10 @@ pub(super) async fn serve_websocket<B: Backend>(
     let mut tasks = JoinSet::new();
     let run_input = input.clone();
     let run_out = out.clone();
+    let attach = matches!(command, Command::Attach(_));
+    let process = launch(command, backend);
     tasks.spawn(async move {
-        if run(command, backend, &client, &run_input, version).await.is_ok() {
+        if run(process, attach, &client, &run_input, version).await.is_ok() {
             run_out.websocket_close(websocket::CLOSE_NORMAL).await;
         }
         phase.send_replace(Phase::Finished);
@@ -197,7 +202,10 @@ struct SpdyStreams<B> {
     roles: Vec<(u32, u8)>,
     extra: usize,
     input: Arc<Input>,
-    start: Option<(Command, Arc<B>)>,
+    attach: bool,
+    /// What is to be begun yet.
+    command: Option<(Command, Arc<B>)>,
+    process: Option<Launch>,
     version: Version,
     phase: Arc<watch::Sender<Phase>>,
     tasks: JoinSet<()>,
@@ -208,22 +216,28 @@ impl<B: Backend> SpdyStreams<B> {
         self.roles.iter().find(|(id, _)| *id == stream).map(|(_, kind)| *kind)
     }
 
-    /// Begins once all streams are there.
+    /// Begins with the first stream, so that an exec starts while the client opens the others; what it writes waits for
+    /// them. One with a terminal waits itself: it may ask for the size at once, which comes by the last stream.
     fn begin(&mut self, out: &Arc<Outgoing>) {
-        if self.roles.len() < self.expected.len() {
+        let complete = self.roles.len() >= self.expected.len();
+        if let Some((command, backend)) = self.command.take_if(|(command, _)| complete || !command.streams().tty) {
+            self.process = Some(launch(command, backend));
+        }
+        if !complete {
             return;
         }
-        let Some((command, backend)) = self.start.take() else { return };
+        let Some(process) = self.process.take() else { return };
         let mut channels = self.roles.iter().map(|(stream, kind)| (*kind, Channel::spdy(out.clone(), *stream))).collect::<Vec<_>>();
         let mut take = |kind| channels.iter().position(|(k, _)| *k == kind).map(|at| channels.swap_remove(at).1);
         let (Some(error), stdout, stderr) = (take(ERROR), take(STDOUT), take(STDERR)) else { return };
         let client = Client { error, stdout, stderr, others: channels.into_iter().map(|(_, channel)| channel).collect() };
         let (input, version, phase, out) = (self.input.clone(), self.version, self.phase.clone(), out.clone());
+        let attach = self.attach;
         phase.send_replace(Phase::Running);
         self.tasks.spawn(async move {
             out.controls_written().await;
             // It fails only when the client has gone, and then the reader ends too.
-            let _ = run(command, backend, &client, &input, version).await;
+            let _ = run(process, attach, &client, &input, version).await;
             phase.send_replace(Phase::Finished);
         });
     }
@@ -270,14 +284,23 @@ impl<B: Backend> Handler for SpdyStreams<B> {
     }
 }
 
-/// Runs a command to its end and tells the client. An error means that the client has gone.
-async fn run<B: Backend>(command: Command, backend: Arc<B>, client: &Client, input: &Input, version: Version) -> io::Result<()> {
-    let attach = matches!(command, Command::Attach(_));
-    let process = match command {
-        Command::Exec(exec) => backend.exec(exec).await,
-        Command::Attach(attach) => backend.attach(attach).await,
-    };
-    let outcome = match process {
+/// A process that is on its way.
+type Launch = Pin<Box<dyn Future<Output = anyhow::Result<Process>> + Send>>;
+
+/// An exec starts at once, an attachment when it is awaited: then its streams are there, and nothing of its output is lost.
+fn launch<B: Backend>(command: Command, backend: Arc<B>) -> Launch {
+    match command {
+        Command::Exec(exec) => {
+            let started = tokio::spawn(async move { backend.exec(exec).await });
+            Box::pin(async move { started.await.context("start the process")? })
+        }
+        Command::Attach(attach) => Box::pin(async move { backend.attach(attach).await }),
+    }
+}
+
+/// Sees a process to its end and tells the client. An error means that the client has gone.
+async fn run(process: Launch, attach: bool, client: &Client, input: &Input, version: Version) -> io::Result<()> {
+    let outcome = match process.await {
         Ok(process) => copy(process, client, input).await?,
         Err(error) => {
             input.stdin.discard();

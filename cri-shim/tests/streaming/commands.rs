@@ -43,16 +43,46 @@ async fn the_server_does_not_close_first_and_answers_late_streams_and_pings() {
 }
 
 #[tokio::test]
-async fn nothing_starts_before_all_streams_are_there() {
+async fn an_exec_starts_with_the_first_stream_and_its_output_waits_for_all() {
     let dir = tempdir();
-    let url = server().await.exec(shell(&format!("touch {dir}/started"), "stdout stderr")).unwrap();
+    let url = server().await.exec(shell(&format!("echo out; echo err >&2; touch {dir}/ended; exit 3"), "stdout stderr")).unwrap();
     let mut client = Spdy::connect(&url, V4).await;
-    client.open_all(&["error", "stdout"]).await;
+    sleep(Duration::from_millis(200)).await;
+    assert!(!std::fs::exists(format!("{dir}/ended")).unwrap(), "nothing without a stream");
+    let mut ids = client.open_all(&["error"]).await;
+    eventually(&format!("{dir}/ended")).await;
+    for name in ["stdout", "stderr"] {
+        // Its answer is the next frame: nothing was sent meanwhile.
+        ids.extend(client.open_all(&[name]).await);
+    }
+    let (bytes, ends) = client.read_to_ends(&ids.values().copied().collect::<Vec<_>>()).await;
+    assert_eq!((&bytes[&ids["stdout"]][..], &bytes[&ids["stderr"]][..]), (&b"out\n"[..], &b"err\n"[..]));
+    assert!(String::from_utf8_lossy(&bytes[&ids["error"]]).contains("\"3\"") && ends[0] == ids["error"]);
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[tokio::test]
+async fn an_exec_whose_client_leaves_before_its_streams_are_there_hangs_up() {
+    let dir = tempdir();
+    let url = server().await.exec(shell(&format!("cat; touch {dir}/ended"), "stdin stdout")).unwrap();
+    let mut client = Spdy::connect(&url, V4).await;
+    client.open_all(&["error"]).await;
+    drop(client);
+    eventually(&format!("{dir}/ended")).await;
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[tokio::test]
+async fn with_a_terminal_nothing_starts_before_all_streams_are_there() {
+    let dir = tempdir();
+    let mut exec = shell(&format!("touch {dir}/started"), "stdout");
+    exec.streams.tty = true;
+    let mut client = Spdy::connect(&server().await.exec(exec).unwrap(), V4).await;
+    let ids = client.open_all(&["error", "stdout"]).await;
     sleep(Duration::from_millis(200)).await;
     assert!(!std::fs::exists(format!("{dir}/started")).unwrap());
-    let stderr = client.open(&[("streamtype", "stderr")]).await;
-    assert_eq!(client.frame().await, Frame::Reply(stderr));
-    client.read_to_ends(&[stderr]).await;
+    client.open_all(&["resize"]).await;
+    client.read_to_ends(&[ids["error"]]).await;
     assert!(std::fs::exists(format!("{dir}/started")).unwrap());
     std::fs::remove_dir_all(dir).unwrap();
 }
