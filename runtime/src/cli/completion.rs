@@ -50,6 +50,7 @@ fn bash() -> String {
     for command in COMMANDS {
         let operand = match command.name {
             "completion" => "bash zsh fish".to_owned(),
+            "mounts" => "add remove $(rrun list -q 2>/dev/null)".to_owned(),
             "help" => names.join(" "),
             _ => String::new(),
         };
@@ -93,6 +94,7 @@ fn zsh() -> String {
         let operand = match command.name {
             "completion" => "'1:shell:(bash zsh fish)'",
             "help" => "'1:command:'",
+            "mounts" => "'1:action:(add remove)' '2:container:_rrun_ids' '3:file:_files'",
             _ if takes_id(command) => "'1:container:_rrun_ids' '*::argument:_default'",
             _ => "'*:file:_files'",
         };
@@ -119,6 +121,7 @@ fn fish() -> String {
         flags(&mut script, &condition, command.flags);
         let operand = match command.name {
             "completion" => "'bash zsh fish'",
+            "mounts" => "'add remove (rrun list -q 2>/dev/null)'",
             _ if takes_id(command) => "'(rrun list -q 2>/dev/null)'",
             _ => continue,
         };

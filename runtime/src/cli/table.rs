@@ -373,7 +373,7 @@ pub(super) static COMMANDS: &[Command] = &[
             value("l3-cache-schema", "SCHEMA", "schema of the level 3 cache (Intel RDT)"),
             value("mem-bw-schema", "SCHEMA", "schema of the memory bandwidth (Intel RDT)"),
         ],
-        about: "Changes limits of a container. What is not given stays as it is; device rules are never changed.",
+        about: "Changes limits of a container. What is not given stays as it is. Device rules are changed by a JSON file that has some.",
         run: |g, p| commands::update::run(g, &convert::update(p)?),
     },
     Command {
