@@ -10,8 +10,8 @@ prints "run prints" "hello" 'docker run --rm $box echo hello'
 prints "run without a network" "lo" 'docker run --rm --network none $box ls /sys/class/net'
 exits "run passes the exit status on" 7 "" 'docker run --rm $box sh -c "exit 7"'
 exits "missing executable" 127 "executable file not found in \$PATH" 'docker run --rm $box no-such-program'
-# Docker 20.10 knows neither case by runc's present words.
-case $(docker version --format '{{.Server.Version}}') in 20.*) missing=126 folder=125 ;; *) missing=127 folder=126 ;; esac
+# Docker 20.10 knows neither case by runc's present words, 26.1 not that of exec.
+case $(docker version --format '{{.Server.Version}}') in 20.*) missing=126 folder=125 ;; 26.*) missing=126 folder=126 ;; *) missing=127 folder=126 ;; esac
 exits "a folder as executable" $folder 'exec: "/tmp"' 'docker run --rm $box /tmp'
 prints "stdin" "typed" 'echo typed | docker run --rm -i $box cat'
 prints "hostname and process 1" "box 1" 'docker run --rm --hostname box $box sh -c "echo \$(hostname) \$\$"'

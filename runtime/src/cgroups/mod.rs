@@ -220,13 +220,16 @@ impl Cgroup {
 
     /// Kills what is left and removes the cgroups; finds nothing to do the second time.
     pub fn remove(&self) -> Result<()> {
-        if let Some([unit, _]) = &self.record.unit
-            && self.ours().any(|h| h.dir.exists())
-        {
-            // A scope whose last process is gone goes by itself; one that has some would be given
-            // time to end them gently.
-            self.kill(nix::libc::SIGKILL)?;
-            self.systemd(|systemd| systemd.stop(unit))?;
+        if let Some([unit, _]) = &self.record.unit {
+            if self.ours().any(|h| h.dir.exists()) {
+                // A scope whose last process is gone goes by itself; one that has some would be given
+                // time to end them gently.
+                self.kill(nix::libc::SIGKILL)?;
+                self.systemd(|systemd| systemd.stop(unit))?;
+            } else {
+                // One that failed stays without its cgroup, for who asks systemd how it ended.
+                let _ = self.systemd(|systemd| systemd.forget(unit));
+            }
         }
         let mut busy = Vec::new();
         let mut failed = Ok(());

@@ -34,7 +34,7 @@ impl Systemd {
     }
 
     /// The limits as properties of a unit whose cgroups are on v2 or on v1. `now` answers with what a file of v2
-    /// holds, asked for when only swap or only the period of the CPU is given.
+    /// holds, asked for when only swap, or one of the CPU's quota and period, is given.
     pub(super) fn limits(&self, r: &LinuxResources, v2: bool, now: impl Fn(&str) -> Option<String>) -> Result<Vec<Property>> {
         let mut list = Vec::new();
         let mut add = |name: &str, value: Value| list.push(property(name, value));
@@ -66,8 +66,11 @@ impl Systemd {
                 if v2 { add("CPUWeight", Value::U64(weight_of_shares(shares))) } else { add("CPUShares", Value::U64(shares)) }
             }
             let (quota, period) = (c.quota().filter(|&q| q != 0), c.period().filter(|&p| p != 0));
-            let present = || now("cpu.max")?.split_whitespace().next()?.parse().ok();
-            self.quota(quota.or_else(|| period.and_then(|_| present())), period, &mut add);
+            // One without the other: what is there goes on.
+            let present = |word: usize| -> Option<i64> { now("cpu.max")?.split_whitespace().nth(word)?.parse().ok() };
+            let quota = quota.or_else(|| period.and_then(|_| present(0)));
+            let period = period.or_else(|| quota.and_then(|_| present(1)?.try_into().ok()));
+            self.quota(quota, period, &mut add);
             for (set, name, field) in [(c.cpus(), "AllowedCPUs", "cpu.cpus"), (c.mems(), "AllowedMemoryNodes", "cpu.mems")] {
                 if let Some(set) = set.as_ref().filter(|s| !s.is_empty() && self.version >= 244) {
                     add(name, bits(set).with_context(|| format!("linux.resources.{field}"))?);
@@ -252,6 +255,11 @@ mod tests {
         assert_eq!(
             systemd(257).limits(&period, true, present).unwrap(),
             [u("CPUQuotaPeriodUSec", 900_000), u("CPUQuotaPerSecUSec", 560_000)]
+        );
+        let quota = serde_json::from_str(r#"{"cpu":{"quota":600000}}"#).unwrap();
+        assert_eq!(
+            systemd(257).limits(&quota, true, present).unwrap(),
+            [u("CPUQuotaPeriodUSec", 1_000_000), u("CPUQuotaPerSecUSec", 600_000)]
         );
         assert_eq!(limits(241, true, r#"{"cpu":{"cpus":"0","quota":-1,"period":5}}"#), [u("CPUQuotaPerSecUSec", u64::MAX)]);
         assert_eq!(

@@ -75,7 +75,7 @@ impl Systemd {
         let reply = match self.manager("StartTransientUnit", &arguments) {
             Err(e) if is_refused(&e, "UnitExists") => {
                 // Most likely the failed rest of an earlier one.
-                let _ = self.manager("ResetFailedUnit", &[unit.into()]);
+                let _ = self.forget(unit);
                 self.manager("StartTransientUnit", &arguments)
             }
             other => other,
@@ -85,7 +85,7 @@ impl Systemd {
         match self.finished(&job).with_context(what)?.as_str() {
             "done" => Ok(()),
             result => {
-                let _ = self.manager("ResetFailedUnit", &[unit.into()]);
+                let _ = self.forget(unit);
                 bail!("systemd: make the scope {unit}: {result}")
             }
         }
@@ -103,8 +103,13 @@ impl Systemd {
             Err(e) if is_refused(&e, "NoSuchUnit") => return Ok(()),
             Err(e) => return Err(e).with_context(what),
         }
+        self.forget(unit).with_context(what)
+    }
+
+    /// Has `unit` go if it failed.
+    pub(super) fn forget(&mut self, unit: &str) -> Result<()> {
         match self.manager("ResetFailedUnit", &[unit.into()]) {
-            Err(e) if !is_refused(&e, "NoSuchUnit") => Err(e).with_context(what),
+            Err(e) if !is_refused(&e, "NoSuchUnit") => Err(e),
             _ => Ok(()),
         }
     }
