@@ -30,10 +30,10 @@ run() {
 }
 
 # traces: what may be left: files in /run, cgroups, mounts; without what the machine's own services do meanwhile, and what
-# CRIU and iptables keep for their next call
+# CRIU, iptables and mount keep for their next call
 traces() {
     {
-        find /run -mindepth 1 | grep -vE '^/run/(systemd|user|udev|dbus|log)(/|$)|^/run/(criu\.kdat|xtables\.lock)$'
+        find /run -mindepth 1 | grep -vE '^/run/(systemd|user|udev|dbus|log)(/|$)|^/run/(criu\.kdat|xtables\.lock|mount(/utab.*)?)$'
         find /sys/fs/cgroup -mindepth 1 -type d ! -path '*/process_api*' ! -path '*/system.slice/*' ! -path '*/user.slice/*'
         cut -d ' ' -f 5 /proc/self/mountinfo | sed 's/^/mount /'
     } 2>/dev/null | sort
