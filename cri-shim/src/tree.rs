@@ -280,7 +280,7 @@ mod tests {
     fn folders_that_nobody_may_enter_go_as_well() {
         let base = base("modes");
         fs::create_dir_all(base.join("closed/inner")).unwrap();
-        fs::set_permissions(base.join("closed"), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(base.join("closed"), fs::Permissions::from_mode(0o000)).unwrap();
         remove_path(&base).unwrap();
         assert!(!base.exists());
     }
