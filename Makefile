@@ -83,7 +83,7 @@ suites-guest: setup-suites build
 
 # Those of rrun-cri alone, which CI runs.
 clients: setup-clients build
-	@integration/all.sh crictl critest kubelet nri streams collector cri-runc
+	@integration/all.sh crictl critest kubelet nri checkpoint streams collector cri-runc
 
 # Binaries, man pages and shell completions; it builds nothing, so that `sudo make install` is enough.
 install:

@@ -1,5 +1,5 @@
 # What the scripts share that drive a CRI server: critest.sh, crictl.sh, kubelet.sh. They set NEEDS to
-# the clients that they want and read this file; it reads lib.sh. The server is bin/rrun-cri;
+# the clients that they want, WANTS to those that they can do without, and read this file; it reads lib.sh. The server is bin/rrun-cri;
 # SERVER=containerd tries a script itself on containerd. Before the namespaces are entered, where the
 # network still is, `clients` fetches and builds. Inside, /run, /var and the cgroups are the script's own.
 # CGROUP_DRIVER=systemd wants the process ids that systemd knows: BARE=1, on a machine that is thrown away.
@@ -12,10 +12,10 @@ if [ -z "${RRUN_INTEGRATION:-}" ] && [ "$(id -u)" = 0 ]; then
     top=$(cd "$(dirname "$0")/.." && pwd)
     [ "$SERVER" != containerd ] || NEEDS="$NEEDS containerd runc"
     # shellcheck disable=SC2086 # a list of words
-    got=$("$top/integration/clients" "$top/.cache/clients" $NEEDS)
-    for name in $NEEDS; do
+    got=$("$top/integration/clients" "$top/.cache/clients" $NEEDS ${WANTS:-})
+    for name in $NEEDS ${WANTS:-}; do
         path=$(sed -n "s/^$name=//p" <<<"$got")
-        if [ -z "$path" ]; then
+        if [ -z "$path" ] && [[ " $NEEDS " = *" $name "* ]]; then
             echo "SKIP ${0##*/}: no $name, see above"
             echo "0 passed, 0 failed, 1 skipped"
             exit 0
@@ -48,6 +48,16 @@ iptables -t nat -F rrun-it && iptables -t nat -X rrun-it
 # crictl ARGUMENT...: the client, on the server of this script
 crictl() { "$CLIENT_crictl" --config "$work/crictl.yaml" "$@"; }
 printf 'runtime-endpoint: %s\nimage-endpoint: %s\ntimeout: 60\n' "$endpoint" "$endpoint" >"$work/crictl.yaml"
+
+# place_criu: the client criu, where the server's monitors look for programs first; fails where it cannot work
+place_criu() {
+    if [ -n "${CLIENT_criu:-}" ]; then
+        mkdir "$work/sbin" && ln -s "$CLIENT_criu" "$work/sbin/criu"
+        mount -t overlay -o "lowerdir=$work/sbin:/usr/local/sbin" none /usr/local/sbin
+        PATH=/usr/local/sbin:$PATH
+    fi
+    ! no_criu
+}
 
 # start_registry: Debian's docker-registry, with the images that the clients name, and mirrors to it
 start_registry() {

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # A standalone kubelet, without an API server, with static pods. CRI v1 as a node uses it.
 NEEDS="crictl kubelet"
+WANTS=criu
 . "$(dirname "$0")/cri-lib.sh"
 
 # What the kubelet sets in the kernel it sets here in copies: no other name space keeps them from the machine.
@@ -10,6 +11,8 @@ for file in vm/overcommit_memory vm/panic_on_oom kernel/panic kernel/panic_on_oo
 done
 # The node's address.
 ip link add node0 type bridge && ip address add 192.0.2.1/24 dev node0 && ip link set node0 up && ip route add default via 192.0.2.254
+
+place_criu >"$work/criu" && criu=yes
 
 start_registry
 start_server
@@ -134,6 +137,13 @@ within "an image that is not there is told" 'becomes absent "c[\"none\"][\"state
 
 within "stats of the pod" 'for n in $(seq 40); do ask /stats/summary | python3 "$here/kubelet.py" --stats web 2>/dev/null && exit; sleep 1; done; ask /stats/summary | python3 "$here/kubelet.py" --stats web; exit 1'
 ok "resource metrics" 'ask /metrics/resource | grep -q "container_memory_working_set_bytes{container=\"server\""'
+
+if [ -n "${criu:-}" ]; then
+    # The feature gate ContainerCheckpoint is on by default.
+    ok "checkpoint" 'ask -post /checkpoint/test/web-node/server >$work/answer && archive=$(python3 -c "import json, sys; print(json.load(sys.stdin)[\"items\"][0])" <$work/answer) && tar -xOf "$archive" config.dump | grep -q busybox && busybox wget -q -O - http://$address/'
+else
+    skip "checkpoint" "$(<"$work/criu")"
+fi
 
 before=$(pod web 'c["server"]["containerID"]')
 kill $kubelet && wait $kubelet 2>/dev/null

@@ -74,6 +74,10 @@ fn look(config: &Config) -> Result<Vec<Found>> {
         }
         _ => Found::Lacking("neither iptables nor nft: host ports (portmap) will fail".into()),
     });
+    all.push(match program(Path::new("criu")) {
+        Some(path) => Found::Good(format!("CRIU for checkpoints: {}", path.display())),
+        None => Found::Lacking("CRIU: no program criu: CheckpointContainer and containers from checkpoints will fail".into()),
+    });
     for rpc in UNIMPLEMENTED {
         all.push(Found::Lacking(format!("RPC {rpc}: answers Unimplemented in this release")));
     }
@@ -99,4 +103,4 @@ fn network(config: &Config) -> Found {
 }
 
 /// RPCs that this release does not serve.
-const UNIMPLEMENTED: &[&str] = &[];
+const UNIMPLEMENTED: &[&str] = &["CheckpointPod", "RestorePod"];

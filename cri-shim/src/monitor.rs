@@ -217,6 +217,11 @@ impl Monitor {
         self.created(container, &[]).await
     }
 
+    /// Makes a container with the OCI runtime's `restore` and these arguments of it: it runs.
+    pub async fn restore(&self, container: &Create, args: Vec<String>) -> Result<Created> {
+        self.created(&m::Restore { create: container.clone(), args }, &[]).await
+    }
+
     /// Starts a container with the OCI runtime.
     pub async fn start_container(&self, id: &str, timeout: Option<Duration>) -> Result<()> {
         self.done(&m::Start { id: id.into(), timeout_ms: milliseconds(timeout) }).await

@@ -86,6 +86,10 @@ pub struct Container {
     pub user: v1::LinuxContainerUser,
     /// The stop signal was sent: it is not sent again.
     pub stop_signalled: bool,
+    /// It is made from a checkpoint and not started yet.
+    pub restore: bool,
+    /// A checkpoint of it is being made: the file beside its archive.
+    pub checkpoint: Option<PathBuf>,
     /// What the daemon knows of its end where the monitor's record cannot: a failed start, a reboot.
     pub end: Option<Exit>,
 }

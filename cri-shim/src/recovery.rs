@@ -242,6 +242,14 @@ async fn reconnected(shim: &Shim, seen: Seen) -> Result<()> {
 async fn settle(shim: &Shim, container: &Arc<Container>) -> Result<()> {
     let record = container.record();
     let created = container.state() == v1::ContainerState::ContainerCreated;
+    if record.checkpoint.is_some() {
+        let (shim, container) = (shim.clone(), container.clone());
+        tokio::spawn(async move {
+            if let Err(error) = containers::give_up(&shim, &container).await {
+                tracing::warn!(container = container.id, "a checkpoint that was given up: {error}");
+            }
+        });
+    }
     let runtime = shim.runtimes.get(&shim.pod(&container.pod)?.record().handler)?;
     if !record.acknowledged {
         tracing::info!(container = container.id, "was being made when the daemon ended: removed");

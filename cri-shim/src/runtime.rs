@@ -2,6 +2,7 @@
 //! one. Create, start and exec are the monitor's; what needs no parent (delete, update, features) is done here.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -18,6 +19,9 @@ use crate::error::{Error, Result};
 
 /// How long a command may take that should be a matter of milliseconds.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long a checkpoint may take, which writes all of a container's memory.
+const CHECKPOINT_PATIENCE: Duration = Duration::from_secs(3600);
 
 /// An OCI runtime as a handler uses it.
 #[derive(Debug, Clone)]
@@ -98,13 +102,36 @@ impl Runtime {
         self.run(&["update", "--resources", "-", id], Some(resources)).await.map(drop)
     }
 
+    /// `pause`: freezes a running container.
+    pub async fn pause(&self, id: &str) -> anyhow::Result<()> {
+        self.run(&["pause", id], None).await.map(drop)
+    }
+
+    /// `resume`: lets a frozen container go on.
+    pub async fn resume(&self, id: &str) -> anyhow::Result<()> {
+        self.run(&["resume", id], None).await.map(drop)
+    }
+
+    /// `checkpoint`: has CRIU save a container that goes on, into the folder `images`, with its log in `work`. The runtime has
+    /// `lock` open for as long as it works.
+    pub async fn checkpoint(&self, id: &str, images: &Path, work: &Path, lock: File) -> anyhow::Result<()> {
+        let (images, work) = (images.display().to_string(), work.display().to_string());
+        let command = ["checkpoint", "--leave-running", "--file-locks", "--image-path", &images, "--work-path", &work, id];
+        self.execute(&command, lock.into(), None, CHECKPOINT_PATIENCE).await.map(drop)
+    }
+
     /// Runs a command to its end; its output, or an error with the last line that it wrote.
     async fn run(&self, command: &[&str], input: Option<&[u8]>) -> anyhow::Result<Vec<u8>> {
+        let stdin = if input.is_some() { Stdio::piped() } else { Stdio::null() };
+        self.execute(command, stdin, input, PATIENCE).await
+    }
+
+    async fn execute(&self, command: &[&str], stdin: Stdio, input: Option<&[u8]>, patience: Duration) -> anyhow::Result<Vec<u8>> {
         let what = || format!("{} {}", self.path.display(), command.join(" "));
         let mut child = Command::new(&self.path)
             .args(&self.args)
             .args(command)
-            .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
+            .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
@@ -114,8 +141,8 @@ impl Runtime {
             // A runtime that reads nothing says why itself.
             let _ = stdin.write_all(bytes).await;
         }
-        let output = tokio::time::timeout(PATIENCE, child.wait_with_output());
-        let output = output.await.map_err(|_| anyhow!("{} took more than {PATIENCE:?}", what()))?.with_context(what)?;
+        let output = tokio::time::timeout(patience, child.wait_with_output());
+        let output = output.await.map_err(|_| anyhow!("{} took more than {patience:?}", what()))?.with_context(what)?;
         if !output.status.success() {
             let text = String::from_utf8_lossy(&output.stderr);
             bail!("{}: {}", what(), text.trim_end().lines().last().unwrap_or("failed without a word"));

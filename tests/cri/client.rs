@@ -67,6 +67,7 @@ calls! {
     runtime exec ExecRequest ExecResponse;
     runtime attach AttachRequest AttachResponse;
     runtime port_forward PortForwardRequest PortForwardResponse;
+    runtime checkpoint_container CheckpointContainerRequest CheckpointContainerResponse;
     runtime checkpoint_pod CheckpointPodRequest CheckpointPodResponse;
     images list_images ListImagesRequest ListImagesResponse;
     images image_status ImageStatusRequest ImageStatusResponse;

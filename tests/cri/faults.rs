@@ -108,7 +108,7 @@ fn the_daemon_dies_at_every_step() {
 
 /// The pod's monitor, as the host numbers it.
 #[track_caller]
-fn monitor(node: &Node, pod: &str) -> Process {
+pub(crate) fn monitor(node: &Node, pod: &str) -> Process {
     let found = find_monitor(node, pod);
     Process::from_raw(found.unwrap_or_else(|| panic!("no monitor of {pod}: {:#?}", node.processes())))
 }

@@ -74,6 +74,21 @@ pub(crate) fn write_artifact(folder: &Path, name: &str, files: &[(&str, &[u8])])
     fs::write(folder.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
 }
 
+/// Writes the layout of an image whose one layer is this archive, with an annotation of its manifest, to `folder`.
+pub(crate) fn write_annotated(folder: &Path, name: &str, archive: &Path, annotation: &str) {
+    let blobs = folder.join("blobs/sha256");
+    fs::create_dir_all(&blobs).unwrap();
+    let layer = blob(&blobs, &fs::read(archive).unwrap());
+    let mut entry = manifest(&blobs, name, &layer, json!({}));
+    let path = blobs.join(entry["digest"].as_str().unwrap().strip_prefix("sha256:").unwrap());
+    let mut annotated: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    annotated["annotations"] = json!({ annotation: "counter" });
+    let written = blob(&blobs, annotated.to_string().as_bytes());
+    (entry["digest"], entry["size"]) = (written["digest"].clone(), written["size"].clone());
+    fs::write(folder.join("index.json"), json!({ "schemaVersion": 2, "manifests": [entry] }).to_string()).unwrap();
+    fs::write(folder.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+}
+
 fn fill(root: &Path, busybox: &Path) {
     for name in ["bin", "etc", "tmp", "root", "home/tester", "work", "data/inner", "var/log"] {
         fs::create_dir_all(root.join(name)).unwrap();

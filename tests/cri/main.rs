@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics fails, and says where")]
 
 mod bad_input;
+mod checkpoint;
 mod client;
 mod containers;
 mod exec;

@@ -68,6 +68,8 @@ mkdir -p "$1/by-test-proc" && mount -t proc proc "$1/by-test-proc"
 mount --bind "$1/boot_id" /proc/sys/kernel/random/boot_id
 ip link set lo up
 mount --bind "$1/shared" "$1/shared" && mount --make-shared "$1/shared"
+# Where the monitor looks for programs first.
+[ ! -e "$1/sbin/criu" ] || mount -t overlay -o "lowerdir=$1/sbin:/usr/local/sbin" none /usr/local/sbin
 : >"$1/up"
 while :; do sleep 31536000; done
 "#;
@@ -121,6 +123,10 @@ impl Node {
         let dir = std::env::temp_dir().canonicalize().unwrap().join(&name);
         for folder in ["lib", "run", "net.d", "bin", "cni", "ipam", "netns", "logs", "shared", "cdi"] {
             fs::create_dir_all(dir.join(folder)).unwrap();
+        }
+        if let Some(criu) = find("criu") {
+            fs::create_dir(dir.join("sbin")).unwrap();
+            std::os::unix::fs::symlink(criu, dir.join("sbin/criu")).unwrap();
         }
         let node = Node {
             guard: Mutex::new(guard(&dir, &name)),
@@ -219,8 +225,14 @@ plugin_config_dir = "{dir}/nri-config"
     fn load_images(&self) {
         let layout = self.dir.join("layout");
         image::write_layout(&layout, &busybox().unwrap());
+        self.load(&layout);
+    }
+
+    /// Takes the images of a layout into the store, while no daemon runs; the layout goes.
+    #[track_caller]
+    pub(crate) fn load(&self, layout: &Path) {
         let mut load = self.enter(&program("RRUN_CRI", "rrun-cri"));
-        let load = load.arg("--config").arg(self.dir.join("config.toml")).arg("load").arg(&layout).output().unwrap();
+        let load = load.arg("--config").arg(self.dir.join("config.toml")).arg("load").arg(layout).output().unwrap();
         assert!(load.status.success(), "load: {}", String::from_utf8_lossy(&load.stderr));
         fs::remove_dir_all(layout).unwrap();
     }

@@ -5,21 +5,21 @@ use nix::time::{ClockId, clock_gettime};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The length of [`rfc3339`].
-pub(crate) const RFC3339: usize = 30;
+pub const RFC3339: usize = 30;
 
 /// Nanoseconds since 1970.
-pub(crate) fn now() -> u64 {
+pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
 }
 
 /// Milliseconds that never go back: for deadlines, which an upgrade carries over.
-pub(crate) fn monotonic_ms() -> u64 {
+pub fn monotonic_ms() -> u64 {
     // It fails only for a clock that there is not.
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| now.tv_sec() as u64 * 1000 + now.tv_nsec() as u64 / 1_000_000)
 }
 
 /// `2006-01-02T15:04:05.000000000Z`.
-pub(crate) fn rfc3339(nanoseconds: u64) -> [u8; RFC3339] {
+pub fn rfc3339(nanoseconds: u64) -> [u8; RFC3339] {
     let (seconds, nanos) = (nanoseconds / 1_000_000_000, nanoseconds % 1_000_000_000);
     let (year, month, day) = date(seconds / 86_400);
     let mut text = *b"0000-00-00T00:00:00.000000000Z";
@@ -39,6 +39,11 @@ pub(crate) fn rfc3339(nanoseconds: u64) -> [u8; RFC3339] {
     text
 }
 
+/// [`rfc3339`] as a string.
+pub fn text(nanoseconds: u64) -> String {
+    rfc3339(nanoseconds).iter().map(|byte| char::from(*byte)).collect()
+}
+
 /// The day of the Gregorian calendar, counted in years that begin in March: the leap day is their last.
 fn date(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
@@ -52,11 +57,9 @@ fn date(days: u64) -> (u64, u64, u64) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     #[test]
     fn moments() {
-        let text = |seconds: u64, nanos: u64| String::from_utf8(rfc3339(seconds * 1_000_000_000 + nanos).to_vec()).unwrap();
+        let text = |seconds: u64, nanos: u64| super::text(seconds * 1_000_000_000 + nanos);
         assert_eq!(text(0, 0), "1970-01-01T00:00:00.000000000Z");
         assert_eq!(text(951_782_400, 1), "2000-02-29T00:00:00.000000001Z");
         assert_eq!(text(1_735_689_599, 999_999_999), "2024-12-31T23:59:59.999999999Z");

@@ -188,7 +188,8 @@ impl Container {
 
     fn fifo(&self, name: &str, flags: OFlags) -> Result<OwnedFd> {
         let path = self.file(name);
-        let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        // Not NOFOLLOW, which stays with the descriptor: CRIU opens it again, by a link, as it was opened. The folder is ours.
+        let flags = flags | OFlags::CLOEXEC;
         rustix::fs::open(&path, flags, Mode::empty()).with_context(|| format!("open the FIFO {path}"))
     }
 

@@ -1,5 +1,6 @@
 //! What the daemon and a pod's monitor share: the wire format. `src/main.rs` is the monitor itself.
 
+pub mod clock;
 pub mod exit_record;
 pub mod messages;
 pub mod pins;

@@ -7,7 +7,6 @@
 //! rrun-monitor pod-init     the first process of a shared PID namespace
 //! ```
 
-mod clock;
 mod container;
 mod log;
 mod oom;
@@ -23,6 +22,7 @@ mod sys;
 mod upgrade;
 
 use anyhow::{Context, Result, bail};
+use rrun_monitor::clock;
 use server::Server;
 use std::process::ExitCode;
 

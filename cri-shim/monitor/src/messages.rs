@@ -166,6 +166,14 @@ crate::messages! {
         /// Field 22 of /proc/PID/stat.
         init_start_time: u64 = 2,
     }
+    /// Makes a container whose processes come back from a checkpoint, by `RUNTIME ARGS restore --detach`: [`Create`], and it
+    /// runs. Answer: [`Created`], or `Failed` as there.
+    Restore = 17 {
+        /// What it is made with.
+        create: Create = 1,
+        /// Further arguments of `restore`: `--image-path`, `--work-path`, …
+        args: Vec<String> = 2,
+    }
 
     // Answers.
 

@@ -23,7 +23,8 @@ fn find<'a>(containers: &'a mut [Container], id: &str) -> Result<&'a mut Contain
 }
 
 impl Server {
-    pub(crate) fn create(&mut self, request: u32, create: m::Create) -> Done {
+    /// `work`: [`Work::Create`] or [`Work::Restore`].
+    pub(crate) fn create(&mut self, request: u32, create: m::Create, work: Work) -> Done {
         if find(&mut self.containers, &create.id).is_ok() {
             return Err(anyhow!("container {}: the pod's monitor has it already", create.id).into());
         }
@@ -31,7 +32,7 @@ impl Server {
         let (container, ends) = Container::new(key, create)?;
         let tty = container.create.tty;
         let watched = container.watch(&self.poller).context("epoll_ctl");
-        let job = watched.and_then(|()| container.execute(&mut self.executor, key, Work::Create, None, tty, ends));
+        let job = watched.and_then(|()| container.execute(&mut self.executor, key, work, None, tty, ends));
         let job = job.inspect_err(|_| {
             container.unwatch(&self.poller);
             container.remove_files();
@@ -72,7 +73,7 @@ impl Server {
         let at = self.containers.iter().position(|c| c.key == job.container);
         match (result, at) {
             (Err(failure), at) => {
-                if let (Some(at), Work::Create) = (at, &job.work) {
+                if let (Some(at), Work::Create | Work::Restore(_)) = (at, &job.work) {
                     self.forget(at);
                 }
                 self.failed(&job, failure);
@@ -81,6 +82,10 @@ impl Server {
             (Ok(_), None) => self.failed(&job, Failure { text: "the container is gone".into(), code: 0 }),
             (Ok((pid, pty)), Some(at)) => match job.work {
                 Work::Create => self.created(&job, at, pid, pty),
+                Work::Restore(_) => {
+                    self.containers[at].started = true;
+                    self.created(&job, at, pid, pty);
+                }
                 Work::Start => {
                     self.containers[at].started = true;
                     self.answer_job(&job, &m::Done {}, &[]);

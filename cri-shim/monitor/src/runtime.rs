@@ -42,6 +42,8 @@ pub(crate) struct Executor {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Work {
     Create,
+    /// With further arguments.
+    Restore(Vec<String>),
     Start,
     /// `killed`: by a request that came before the process was there.
     Exec {
@@ -67,7 +69,7 @@ pub(crate) struct Failure {
 }
 
 impl Container {
-    /// Starts `RUNTIME ARGS create`, `start` or `exec` for this container. `number` makes its files' names its own.
+    /// Starts `RUNTIME ARGS create`, `restore`, `start` or `exec` for this container. `number` makes its files' names its own.
     pub(crate) fn execute(
         &self,
         by: &mut Executor,
@@ -86,6 +88,10 @@ impl Container {
         words.extend(["--log", &log_path, "--log-format", "json"]);
         match &work {
             Work::Create => words.extend(["create", "--bundle", &self.create.bundle, "--pid-file", &pid_file]),
+            Work::Restore(args) => {
+                words.extend(["restore", "--detach", "--bundle", &self.create.bundle, "--pid-file", &pid_file]);
+                words.extend(args.iter().map(String::as_str));
+            }
             Work::Start => words.push("start"),
             Work::Exec { .. } => words.extend(["exec", "--detach", "--pid-file", &pid_file, "--process", process.unwrap_or_default()]),
         }

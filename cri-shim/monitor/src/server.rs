@@ -244,7 +244,8 @@ impl Server {
             StopSandbox => |s: &mut Server, _: m::StopSandbox| {
                 if s.stop_init(id)? { Ok(()) } else { s.done(id) }
             },
-            Create => |s: &mut Server, m: m::Create| s.create(id, m),
+            Create => |s: &mut Server, m: m::Create| s.create(id, m, crate::runtime::Work::Create),
+            Restore => |s: &mut Server, m: m::Restore| s.create(id, m.create, crate::runtime::Work::Restore(m.args)),
             Start => |s: &mut Server, m: m::Start| s.start(id, &m),
             Exec => |s: &mut Server, m: m::Exec| {
                 let ends = crate::container::ContainerEnds {

@@ -10,10 +10,11 @@ use rrun_proto::v1;
 use rustix::fs::{Mode, OFlags};
 use tonic::Status;
 
+use super::checkpoint::{self, Dump, Source};
 use super::{Container, oci};
 use crate::error::{Error, Result};
 use crate::images::Image;
-use crate::pods::{Pod, blocking};
+use crate::pods::{Pod, blocking, remove_folder};
 use crate::record;
 use crate::rootfs::Overlay;
 use crate::shim::{Shim, new_id, now};
@@ -38,7 +39,7 @@ pub async fn create(shim: &Shim, request: v1::CreateContainerRequest) -> Result<
     shim.jobs.run(job, work).await
 }
 
-async fn create_one(shim: &Shim, pod: &Arc<Pod>, config: v1::ContainerConfig) -> Result<String> {
+async fn create_one(shim: &Shim, pod: &Arc<Pod>, mut config: v1::ContainerConfig) -> Result<String> {
     let _open = pod.open("CreateContainer").await?;
     let same = |container: &Arc<Container>| container.record().config.metadata == config.metadata;
     if let Some(container) = shim.containers_of(&pod.id).into_iter().find(same) {
@@ -50,10 +51,25 @@ async fn create_one(shim: &Shim, pod: &Arc<Pod>, config: v1::ContainerConfig) ->
             ))),
         };
     }
+    let id = new_id()?;
+    let Some(source) = Source::of(shim, &config)? else { return make(shim, pod, id, config, None).await };
+    let dir = pod.dir.join("containers").join(&id);
+    let made = match checkpoint::take(shim, pod, &dir, source, &mut config).await {
+        Ok(dump) => make(shim, pod, id.clone(), config, Some(dump)).await,
+        Err(error) => Err(error),
+    };
+    if made.is_err() && shim.container(&id).is_err() {
+        blocking(move || remove_folder(&dir)).await?;
+    }
+    made
+}
+
+/// Makes it, from a checkpoint that is unpacked in its folder if there is one.
+async fn make(shim: &Shim, pod: &Arc<Pod>, id: String, config: v1::ContainerConfig, dump: Option<Arc<Dump>>) -> Result<String> {
     let image = find_image(shim, &config)?;
     let image_config = image_config(&image);
     let record = record::Container {
-        id: new_id()?,
+        id,
         pod: pod.id.clone(),
         log_path: log_path(&pod.record().config, &config),
         stop_signal: oci::stop_signal(&config, &image_config)?,
@@ -61,6 +77,7 @@ async fn create_one(shim: &Shim, pod: &Arc<Pod>, config: v1::ContainerConfig) ->
         image_id: image.id.clone(),
         created_at: now(),
         boot_id: shim.boot_id.clone(),
+        restore: dump.is_some(),
         ..record::Container::default()
     };
     let container = Container::new(record, None, Some(image.clone()), &shim.config);
@@ -74,7 +91,7 @@ async fn create_one(shim: &Shim, pod: &Arc<Pod>, config: v1::ContainerConfig) ->
     .await?;
     container.update("container reserved", |_| {}).await?;
     shim.add_container(container.clone());
-    match prepare(shim, pod, &container, &image).await {
+    match prepare(shim, pod, &container, &image, dump).await {
         Ok(()) => {
             super::publish(shim, &container, v1::ContainerEventType::ContainerCreatedEvent);
             Ok(container.id.clone())
@@ -121,13 +138,17 @@ fn log_path(pod: &v1::PodSandboxConfig, config: &v1::ContainerConfig) -> PathBuf
 }
 
 /// Mounts the root file system, asks NRI, writes the bundle.
-async fn prepare(shim: &Shim, pod: &Arc<Pod>, container: &Arc<Container>, image: &Arc<Image>) -> Result<()> {
+async fn prepare(shim: &Shim, pod: &Arc<Pod>, container: &Arc<Container>, image: &Arc<Image>, dump: Option<Arc<Dump>>) -> Result<()> {
     let (shim_, pod_, container_, image_) = (shim.clone(), pod.clone(), container.clone(), image.clone());
-    let (spec, user) = blocking(move || make_spec(&shim_, &pod_, &container_, &image_)).await?;
+    let (spec, user) = blocking(move || make_spec(&shim_, &pod_, &container_, &image_, dump.as_deref())).await?;
     step::reached("container root file system");
     let (config, seen) = crate::nri::create_container(shim, pod, container, &spec).await?;
     let path = container.run_dir.join("config.json");
+    let restored = container.clone();
     blocking(move || {
+        if restored.record().restore {
+            checkpoint::write_log(&restored)?;
+        }
         let text = serde_json::to_vec(&config).context("config.json")?;
         Ok(std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?)
     })
@@ -137,7 +158,13 @@ async fn prepare(shim: &Shim, pod: &Arc<Pod>, container: &Arc<Container>, image:
     Ok(())
 }
 
-fn make_spec(shim: &Shim, pod: &Pod, container: &Container, image: &Image) -> Result<(oci_spec::runtime::Spec, v1::LinuxContainerUser)> {
+fn make_spec(
+    shim: &Shim,
+    pod: &Pod,
+    container: &Container,
+    image: &Image,
+    dump: Option<&Dump>,
+) -> Result<(oci_spec::runtime::Spec, v1::LinuxContainerUser)> {
     let (pod_record, record) = (pod.record(), container.record());
     let runtime = shim.runtimes.get(&pod_record.handler)?;
     let mut namespaces = pod.namespaces();
@@ -146,6 +173,9 @@ fn make_spec(shim: &Shim, pod: &Pod, container: &Container, image: &Image) -> Re
     let user = namespaces.user.as_ref().map(open_user_namespace).transpose()?;
     let mapped = user.as_ref().map(|(fd, uid, gid)| (fd.as_fd(), *uid, *gid));
     let labels = oci::container_labels(&pod_record.config, &record.config, &pod_record.selinux)?;
+    if dump.is_some() {
+        checkpoint::fill(container, image)?;
+    }
     Overlay { layers: &image.layers, writable: Some(&container.dir), target: &rootfs, user: mapped, label: &labels.mount }.mount()?;
     let volumes = mount_image_volumes(shim, container, mapped, &labels.mount)?;
     let input = oci::Input {
@@ -170,7 +200,10 @@ fn make_spec(shim: &Shim, pod: &Pod, container: &Container, image: &Image) -> Re
     let root = rustix::fs::open(&rootfs, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .with_context(|| format!("open {}", rootfs.display()))?;
     let found = oci::find(&input, root.as_fd(), &volumes)?;
-    let spec = oci::spec(&input, &found)?;
+    let mut spec = oci::spec(&input, &found)?;
+    if let Some(dump) = dump {
+        checkpoint::fit(&mut spec, dump, &record.config)?;
+    }
     let user = v1::LinuxContainerUser {
         uid: found.user.uid.into(),
         gid: found.user.gid.into(),

@@ -1,5 +1,6 @@
 //! Containers: a writable layer over an image, a process that the pod's monitor watches, a log.
 
+mod checkpoint;
 mod create;
 mod end;
 mod exec;
@@ -25,6 +26,7 @@ use crate::images::Image;
 use crate::pods::blocking;
 use crate::record::{self, Exit, Process};
 
+pub use checkpoint::{checkpoint, give_up};
 pub use create::create;
 pub use end::{clean_up, exited, knows};
 pub use exec::{exec_sync, process_file};
@@ -50,6 +52,8 @@ pub struct Container {
     exit: watch::Sender<Option<Exit>>,
     /// Held while it is being started: its end is told after its start.
     starting: tokio::sync::Mutex<()>,
+    /// Held while it is being checkpointed.
+    checkpointing: tokio::sync::Mutex<()>,
     handles: Mutex<Handles>,
     /// Its first process as config.json has it, once an exec has asked.
     process: tokio::sync::OnceCell<oci_spec::runtime::Process>,
@@ -79,6 +83,7 @@ impl Container {
             record: Mutex::new(Arc::new(record)),
             writing: tokio::sync::Mutex::default(),
             starting: tokio::sync::Mutex::default(),
+            checkpointing: tokio::sync::Mutex::default(),
             handles: Mutex::default(),
             process: tokio::sync::OnceCell::new(),
             image,

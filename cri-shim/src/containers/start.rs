@@ -6,9 +6,9 @@ use std::time::Duration;
 use rrun_proto::v1;
 use tonic::Status;
 
-use super::Container;
+use super::{Container, checkpoint};
 use crate::error::{Error, Result};
-use crate::monitor::Create;
+use crate::monitor::{Create, Monitor};
 use crate::pods::Pod;
 use crate::record::{Exit, Process};
 use crate::runtime::Runtime;
@@ -63,7 +63,11 @@ async fn run(shim: &Shim, pod: &Pod, container: &Arc<Container>, runtime: &Runti
         tokio::fs::create_dir_all(folder).await.map_err(|e| anyhow::anyhow!("log_path: make {}: {e}", folder.display()))?;
     }
     let monitor = pod.monitor()?;
-    let created = monitor.create(&monitor_request(shim, container, runtime)).await?;
+    let request = monitor_request(shim, container, runtime);
+    if container.record().restore {
+        return restore(container, &monitor, &request).await;
+    }
+    let created = monitor.create(&request).await?;
     let process = Process { pid: created.pid as i32, start_time: created.start_time };
     container.hold(created.pidfd, created.pty);
     container.update("container process", |record| record.process = Some(process)).await?;
@@ -71,6 +75,22 @@ async fn run(shim: &Shim, pod: &Pod, container: &Arc<Container>, runtime: &Runti
     let started_at = now();
     container.update("container starts", |record| record.started_at = started_at).await?;
     Ok(monitor.start_container(&container.id, Some(PATIENCE)).await?)
+}
+
+/// Its processes go on where a checkpoint left them.
+async fn restore(container: &Arc<Container>, monitor: &Monitor, request: &Create) -> Result<()> {
+    let args = checkpoint::restore_args(container).await?;
+    // It runs before anybody hears of it: its end is not before this.
+    let started_at = now();
+    let created = match monitor.restore(request, args).await {
+        Ok(created) => created,
+        Err(error) => return checkpoint::forget(container, Some(error.into())).await,
+    };
+    let process = Process { pid: created.pid as i32, start_time: created.start_time };
+    container.hold(created.pidfd, created.pty);
+    container.update("container process", |record| record.process = Some(process)).await?;
+    container.update("container starts", |record| (record.started_at, record.restore) = (started_at, false)).await?;
+    checkpoint::forget(container, None).await
 }
 
 /// What a monitor needs to know of a container, to make it or to take it over.

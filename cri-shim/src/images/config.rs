@@ -114,6 +114,20 @@ impl Manifest {
     }
 }
 
+/// Annotations of an image that has a checkpoint's files: those of checkpointctl and containerd, and of CRI-O before them.
+const CHECKPOINT_ANNOTATIONS: [&str; 2] = ["org.criu.checkpoint.container.name", "io.kubernetes.cri-o.annotations.checkpoint.name"];
+
+/// Whether annotations of a manifest or an index say that the image is a checkpoint of a container.
+pub(super) fn is_checkpoint(manifest: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Annotated {
+        #[serde(default, deserialize_with = "or_default")]
+        annotations: BTreeMap<String, serde::de::IgnoredAny>,
+    }
+    let read = serde_json::from_slice::<Annotated>(manifest);
+    read.is_ok_and(|manifest| CHECKPOINT_ANNOTATIONS.iter().any(|key| manifest.annotations.contains_key(*key)))
+}
+
 /// What of an image config is used to run a container (image-spec config.md).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]

@@ -7,6 +7,7 @@ use super::config::{Descriptor, Manifest, media};
 use super::digest::{Digest, Hasher};
 use super::store::{Image, Images};
 use super::tar::{Entry, Kind, Writer};
+use super::upper::Owners;
 use anyhow::{Context, Result, bail};
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -100,9 +101,8 @@ fn write_layer(layer: &Path, blobs: &Path) -> Result<(Descriptor, Digest)> {
     let file = HashingWriter::new(BufWriter::with_capacity(128 << 10, File::create(&partial)?));
     let tar = HashingWriter::new(GzEncoder::new(file, Compression::fast()));
     let writer = Writer::new(BufWriter::with_capacity(128 << 10, tar));
-    let mut walk = Walk { writer, whiteouts: true, links: HashMap::new() };
-    walk.dir(&[open_layer(layer)?], Path::new(""))?;
-    let tar = walk.writer.finish()?.into_inner().map_err(|error| error.into_error())?;
+    let (writer, _) = Walk::layer(writer, open_layer(layer)?, Owners::default())?;
+    let tar = writer.finish()?.into_inner().map_err(|error| error.into_error())?;
     let diff_id = tar.hasher.finish();
     let mut file = tar.inner.finish()?;
     file.flush()?;
@@ -115,6 +115,9 @@ fn write_layer(layer: &Path, blobs: &Path) -> Result<(Descriptor, Digest)> {
 pub(super) struct Walk<W: Write> {
     writer: Writer<W>,
     whiteouts: bool,
+    owners: Owners,
+    /// Paths of what whiteouts hide.
+    hidden: Vec<Vec<u8>>,
     /// First path of a file with several names, by inode.
     links: HashMap<u64, Vec<u8>>,
 }
@@ -122,15 +125,33 @@ pub(super) struct Walk<W: Write> {
 impl<W: Write> Walk<W> {
     /// What the folders hold together, uppermost first.
     pub(super) fn merged(writer: Writer<W>, layers: &[OwnedFd]) -> Result<Writer<W>> {
-        let mut walk = Walk { writer, whiteouts: false, links: HashMap::new() };
+        let mut walk = Walk::new(writer, false, Owners::default());
         walk.dir(layers, Path::new(""))?;
         Ok(walk.writer)
+    }
+
+    /// One layer, its files' owners as `owners` has them inside; and the paths that it hides of the layers below.
+    pub(super) fn layer(writer: Writer<W>, layer: OwnedFd, owners: Owners) -> Result<(Writer<W>, Vec<Vec<u8>>)> {
+        let mut walk = Walk::new(writer, true, owners);
+        walk.dir(&[layer], Path::new(""))?;
+        Ok((walk.writer, walk.hidden))
+    }
+
+    fn new(writer: Writer<W>, whiteouts: bool, owners: Owners) -> Walk<W> {
+        Walk { writer, whiteouts, owners, hidden: Vec::new(), links: HashMap::new() }
+    }
+
+    fn describe(&self, node: &OwnedFd, path: &Path) -> Result<Entry> {
+        let mut entry = describe(node, path)?;
+        (entry.uid, entry.gid) = self.owners.inside(entry.uid, entry.gid)?;
+        Ok(entry)
     }
 
     /// A directory, then what is in it, by name.
     fn dir(&mut self, dirs: &[OwnedFd], path: &Path) -> Result<()> {
         let Some(top) = dirs.first() else { return Ok(()) };
-        self.writer.append(&describe(top, path)?, std::io::empty())?;
+        let entry = self.describe(top, path)?;
+        self.writer.append(&entry, std::io::empty())?;
         if self.whiteouts && opaque(top) {
             self.writer.append(&Entry::file(&named(path, b".wh..wh..opq"), 0), std::io::empty())?;
         }
@@ -173,9 +194,11 @@ impl<W: Write> Walk<W> {
                     let parent = path.parent().unwrap_or(Path::new(""));
                     let whiteout = Entry::file(&named(parent, &[b".wh.", name].concat()), 0);
                     self.writer.append(&whiteout, std::io::empty())?;
+                    self.hidden.push(path.as_os_str().as_bytes().to_vec());
                 }
-            } else if found.is_empty() {
-                self.leaf(dir, name, describe(&node, path)?, &stat)?;
+            } else if found.is_empty() && kind != FileType::Socket {
+                // A socket is whoever listens on it, which no archive has.
+                self.leaf(dir, name, self.describe(&node, path)?, &stat)?;
             }
             break;
         }

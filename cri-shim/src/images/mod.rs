@@ -30,6 +30,7 @@ mod resolve;
 mod store;
 pub mod tar;
 pub mod unpack;
+pub mod upper;
 
 pub use auth::Credentials;
 pub use config::{Descriptor, ImageConfig, ImageDocument, Manifest, Platform, media};

@@ -56,6 +56,8 @@ pub struct Image {
     pub size: u64,
     /// Not to be collected by kubelet.
     pub pinned: bool,
+    /// Its files are a checkpoint of a container, to be restored: an annotation of its manifest says so.
+    pub checkpoint: bool,
     /// How to run it.
     pub config: ImageConfig,
     /// Platform and creation time, as in the config.
@@ -276,6 +278,10 @@ impl Images {
     fn publish(&self, record: ImageRecord) -> Result<Arc<Image>> {
         let config = self.blob(&record.id)?.with_context(|| format!("image {}: its config is missing", record.id))?;
         let document = ImageDocument::parse(&config)?;
+        let mut checkpoint = false;
+        for manifest in &record.manifests {
+            checkpoint |= self.blob(manifest)?.is_some_and(|bytes| super::config::is_checkpoint(&bytes));
+        }
         let mut state = self.state_mut();
         let lease = match state.images.get(&record.id).or_else(|| state.removed.get(&record.id)) {
             Some(known) => known.lease.clone(),
@@ -287,6 +293,7 @@ impl Images {
             repo_digests: record.digests.clone(),
             size: record.layers.iter().filter_map(|id| state.layers.get(id)).map(|layer| layer.bytes).sum(),
             pinned: record.pinned,
+            checkpoint,
             config: document.config.clone(),
             document,
             manifest: record.manifests.first().unwrap_or(&record.id).clone(),

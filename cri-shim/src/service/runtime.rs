@@ -187,8 +187,9 @@ impl RuntimeService for Runtime {
         Ok(Response::new(version::status(&self.shim, r.verbose)))
     }
 
-    async fn checkpoint_container(&self, _: Request<v1::CheckpointContainerRequest>) -> Answer<v1::CheckpointContainerResponse> {
-        Err(unimplemented("CheckpointContainer"))
+    async fn checkpoint_container(&self, request: Request<v1::CheckpointContainerRequest>) -> Answer<v1::CheckpointContainerResponse> {
+        containers::checkpoint(&self.shim, request.into_inner()).await?;
+        Ok(done())
     }
 
     async fn checkpoint_pod(&self, _: Request<v1::CheckpointPodRequest>) -> Answer<v1::CheckpointPodResponse> {

@@ -177,8 +177,7 @@ impl Work<'_> {
             options.mounts.push(External { key, value: source.clone() });
             self.checks.push((destination, source));
         }
-        let devices = devices(spec).into_iter().chain([PathBuf::from("/dev/null")]);
-        options.mounts.extend(devices.map(|d| External { key: d.to_string_lossy().into_owned(), value: d }));
+        options.mounts.extend(devices(spec).into_iter().map(|d| External { key: d.to_string_lossy().into_owned(), value: d }));
         options.inherit.extend(self.streams()?);
         Ok(options)
     }
@@ -230,10 +229,10 @@ pub(super) fn bound_cgroups(_spec: &Spec, namespaces: u64, cgroup: &Cgroup) -> V
     if namespaces & NEWCGROUP != 0 && views.iter().all(|v| v.v2) { Vec::new() } else { views }
 }
 
-/// The devices that a container in a user namespace has by bind mounts.
+/// The devices that a container in a user namespace has by bind mounts; the first default one hides masked files, too.
 pub(super) fn devices(spec: &Spec) -> Vec<PathBuf> {
     let list = spec.linux().as_ref().and_then(|l| l.devices().clone()).unwrap_or_default();
-    let default = ["/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"].map(PathBuf::from);
+    let default = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"].map(PathBuf::from);
     list.iter().map(|d| rootfs::clean(d.path())).chain(default).collect()
 }
 

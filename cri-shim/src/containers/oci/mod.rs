@@ -113,6 +113,17 @@ pub enum PidNamespace {
     Path(PathBuf),
 }
 
+impl Namespaces {
+    /// Whose files are whose.
+    pub fn owners(&self) -> crate::images::upper::Owners {
+        use crate::images::upper::{Owners, Range};
+        let range = |maps: &[v1::IdMapping]| {
+            maps.first().map_or_else(Range::default, |map| Range { inside: map.container_id, outside: map.host_id, length: map.length })
+        };
+        self.user.as_ref().map_or_else(Owners::default, |user| Owners { uids: range(&user.uids), gids: range(&user.gids) })
+    }
+}
+
 /// A pod's user namespace. The maps are CRI's: one range each.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]

@@ -47,12 +47,20 @@ const OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// Unpacks `archive` into the empty directory `root` and reads the stream to its end.
 pub fn unpack<R: Read>(archive: R, root: OwnedFd, options: Options) -> Result<(Unpacked, R)> {
+    unpack_without(archive, root, options, &[])
+}
+
+/// [`unpack`], and whiteouts at the paths `hidden`.
+pub(super) fn unpack_without<R: Read>(archive: R, root: OwnedFd, options: Options, hidden: &[Vec<u8>]) -> Result<(Unpacked, R)> {
     let mut archive = Archive::new(archive, options.limits);
     let mut maker = Maker::new(Tree::new(root, options.squash)?, options.squash);
     while let Some(entry) = archive.next_entry()? {
         place(&mut maker, &mut archive, &entry).with_context(|| format!("entry {:?}", entry.name()))?;
     }
     let source = archive.finish()?;
+    for path in hidden {
+        hide(&mut maker, path).with_context(|| format!("deleted file {}", lossy(path)))?;
+    }
     Ok((maker.finish()?, source))
 }
 
@@ -91,6 +99,12 @@ fn place<R: Read>(maker: &mut Maker, archive: &mut Archive<R>, entry: &Entry) ->
         }
         Kind::Char | Kind::Block | Kind::Fifo => maker.special(parent, name, entry),
     }
+}
+
+fn hide(maker: &mut Maker, path: &[u8]) -> Result<()> {
+    let path = clean(path)?;
+    let Some((parent, name)) = split(&path) else { bail!("is the root") };
+    maker.whiteout(parent, name)
 }
 
 /// `./a//b/` and `/a/b` are `a/b`; a path that climbs is refused.
