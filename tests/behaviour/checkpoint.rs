@@ -336,6 +336,61 @@ fn a_link_in_the_way_of_a_mount_ends_the_restore() {
 }
 
 #[test]
+fn a_mount_may_be_where_a_link_of_the_image_leads() {
+    let rt = Runtime::new();
+    needs_criu!(rt);
+    let shared = rt.dir().join("shared");
+    fs::create_dir(&shared).unwrap();
+    fs::write(shared.join("file"), "of the host").unwrap();
+    let bundle = counter(&rt).folder("/real/data").symlink("/data", "/real/data");
+    let c = rt.start(bundle.mount("/data", "bind", shared.to_str().unwrap(), &["bind"]));
+    for _ in 0..2 {
+        let saved = wait_beyond(&c, count(&c) + 1);
+        checkpoint(&c, &[]);
+        restore(&c, &[]);
+        wait_beyond(&c, saved);
+        assert_eq!(c.exec(&[], &["/bin/sh", "-c", "cat /data/file"]).ok().stdout, "of the host");
+    }
+    c.end();
+}
+
+#[test]
+fn a_link_to_a_place_without_a_name_is_refused() {
+    let rt = Runtime::new();
+    needs_criu!(rt);
+    let shared = rt.dir().join("shared");
+    fs::create_dir(&shared).unwrap();
+    let c = rt.start(counter(&rt).mount("/a/data", "bind", shared.to_str().unwrap(), &["bind"]));
+    wait_beyond(&c, 1);
+    // A mount point's parent can be renamed, from inside too.
+    let (a, b) = (c.bundle.rootfs().join("a"), c.bundle.rootfs().join("b"));
+    let swap = |target: &str| {
+        fs::rename(&a, &b).unwrap();
+        fs::create_dir(&a).unwrap();
+        std::os::unix::fs::symlink(target, a.join("data")).unwrap();
+    };
+    let back = || {
+        fs::remove_dir_all(&a).unwrap();
+        fs::rename(&b, &a).unwrap();
+    };
+    let (images, work) = folders(&rt);
+    for target in ["/b/data]:/name", "/"] {
+        swap(target);
+        fs::create_dir_all(b.join("data]:/name")).unwrap();
+        c.call(["checkpoint", "--image-path", &images]).fails(1, &["invalid external mount destination"]);
+        assert_eq!(c.status(), "running");
+        fs::remove_dir_all(b.join("data]:")).unwrap();
+        back();
+    }
+    checkpoint(&c, &[]);
+    swap("/b/data]:/name");
+    let bundle = c.bundle.dir.display().to_string();
+    let call = ["restore", "-d", "--bundle", &bundle, "--image-path", &images, "--work-path", &work];
+    c.call(call).fails(1, &["invalid external mount destination"]);
+    rt.assert_nothing_left();
+}
+
+#[test]
 fn a_mount_that_would_end_criu_s_key_is_refused() {
     let rt = Runtime::new();
     needs_criu!(rt);

@@ -192,10 +192,8 @@ fn outside(container: &Container, options: &mut Options, images: &Path) -> Resul
 }
 
 fn external(path: &Path, key: &Path) -> Result<External> {
-    match path.to_str() {
-        Some(text) if !text.contains("]:") => Ok(External { key: text.to_owned(), value: key.to_owned() }),
-        _ => bail!("{}: CRIU cannot name a mount with \"]:\" or what is not UTF-8", path.display()),
-    }
+    rootfs::check_key(path)?;
+    Ok(External { key: path.to_string_lossy().into_owned(), value: key.to_owned() })
 }
 
 fn masked_files(spec: &Spec, root: &OwnedFd) -> Result<Vec<PathBuf>> {

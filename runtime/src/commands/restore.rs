@@ -7,7 +7,7 @@ use crate::cgroups::{Cgroup, Entry, View};
 use crate::cli::{Globals, Restore};
 use crate::container::{self, Container};
 use crate::criu::confined::Confines;
-use crate::criu::{self, Criu, External, Notification, Options, Request};
+use crate::criu::{self, CgroupMode, Criu, External, Notification, Options, Request};
 use crate::namespaces::{NEWCGROUP, NEWNET, NEWNS, NEWPID, NEWTIME, NEWUSER};
 use crate::process::Plan;
 use crate::supervise::Supervisor;
@@ -146,7 +146,12 @@ impl Work<'_> {
     fn confine(&self) -> Result<()> {
         let pid = self.container.record.pid;
         let Plan { setup, namespaces, .. } = self.plan;
-        let confines = Confines { setup, namespaces, labelled: self.args.lsm_profile.is_some() };
+        let confines = Confines {
+            setup,
+            namespaces,
+            labelled: self.args.lsm_profile.is_some(),
+            without_cgroups: self.args.criu.cgroup_mode == CgroupMode::Ignore,
+        };
         let confined = confines.check(pid).and_then(|()| match confines.may_mount() || !namespaces.has(NEWNS) {
             true => Ok(()),
             false => rootfs::confine(pid, self.bundle, &self.container.record.rootfs, &devices(&self.bundle.spec)),

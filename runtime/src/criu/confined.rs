@@ -4,7 +4,7 @@
 //! wrote the images need not be who may ask for such a container: in a cluster any image can be a checkpoint.
 
 use crate::credentials::capability_names;
-use crate::namespaces::{self, NEWTIME, Namespaces};
+use crate::namespaces::{self, NEWCGROUP, NEWTIME, Namespaces};
 use crate::process::Setup;
 use crate::sys;
 use anyhow::{Context, Result, bail};
@@ -23,6 +23,8 @@ pub struct Confines<'a> {
     pub namespaces: &'a Namespaces,
     /// Labels were given on the command line, in place of the configuration's.
     pub labelled: bool,
+    /// Cgroups are not restored (`--manage-cgroups-mode ignore`), and so neither is their namespace.
+    pub without_cgroups: bool,
 }
 
 impl Confines<'_> {
@@ -58,7 +60,8 @@ impl Confines<'_> {
         for (name, kind) in namespaces::NAMES.into_iter().filter(|(_, kind)| *kind != NEWTIME) {
             let found = link(&process.to_string(), name)?;
             let joins_ours = self.namespaces.joined.iter().any(|j| j.kind == kind && j.is_ours());
-            if self.namespaces.has(kind) && !joins_ours && found == link("self", name)? {
+            let ignored = kind == NEWCGROUP && self.without_cgroups;
+            if self.namespaces.has(kind) && !joins_ours && !ignored && found == link("self", name)? {
                 bail!("linux.namespaces: the checkpoint is not in a {name} namespace of its own");
             }
             if !self.may_mount() && found != link(&first.to_string(), name)? {

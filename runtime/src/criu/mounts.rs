@@ -6,9 +6,8 @@
 
 use crate::cgroups::View;
 use crate::rootfs;
-use anyhow::{Result, bail};
+use anyhow::{Context, Result};
 use oci_spec::runtime::Spec;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// One of them, as a request names it.
@@ -44,12 +43,9 @@ pub fn externals(spec: &Spec, bundle: &Path, views: &[View]) -> Result<Vec<(Path
     Ok(list)
 }
 
-/// Refuses what CRIU would read as the end of a key.
+/// [`rootfs::check_key`] of a mount of the configuration.
 pub(super) fn check(path: &Path, index: usize) -> Result<()> {
-    if path.as_os_str().as_bytes().windows(2).any(|w| w == b"]:") || path.to_str().is_none() {
-        bail!("mounts[{index}] ({}): CRIU cannot name a destination with \"]:\" or what is not UTF-8", path.display());
-    }
-    Ok(())
+    rootfs::check_key(path).with_context(|| format!("mounts[{index}] ({})", path.display()))
 }
 
 #[cfg(test)]

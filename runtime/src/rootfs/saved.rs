@@ -46,11 +46,11 @@ pub fn resolve(root: BorrowedFd<'_>, path: &Path) -> Result<Option<(PathBuf, boo
     }
 }
 
-/// Checks that what `root` has at `destination` is `source` of the host, not something else that a link
-/// in the saved or in the present root file system has led CRIU to.
+/// Checks that what `root` has at `destination`, links followed below `root`, is `source` of the host, not something else that a
+/// link in the saved or in the present root file system has led CRIU to.
 pub fn check_is(root: BorrowedFd<'_>, destination: &Path, source: &Path) -> Result<()> {
     let wanted = stat(source).with_context(|| source.display().to_string())?;
-    let found = paths::open_plain(root, destination, OFlag::O_PATH).and_then(fstat);
+    let found = paths::open(root, destination, OFlag::O_PATH).and_then(fstat);
     match found {
         Ok(found) if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino) => Ok(()),
         Ok(_) => bail!("{}: restored, but not from {}", destination.display(), source.display()),
@@ -155,7 +155,16 @@ fn make_all(rootfs: &Path, mounts: &[Mount], bundle: &Path) -> Result<()> {
             _ => paths::Missing::File,
         };
         let found = paths::walk(root.as_fd(), &destination, missing).map_err(failed("make the destination")).with_context(wrap)?;
+        check_key(&found.path).with_context(wrap)?;
         copy.mount(&Target { root: root.as_fd(), path: &destination, fd: found.fd, made: found.made }).with_context(wrap)?;
+    }
+    Ok(())
+}
+
+/// Refuses a mount's place that CRIU cannot have as a name: it would read `]:` as the end, and `/` is the root's own.
+pub fn check_key(path: &Path) -> Result<()> {
+    if path.as_os_str().as_bytes().windows(2).any(|w| w == b"]:") || path.to_str().is_none() || path == Path::new("/") {
+        bail!("invalid external mount destination {path:?}: CRIU cannot name a mount at \"/\", with \"]:\", or what is not UTF-8");
     }
     Ok(())
 }
