@@ -9,7 +9,8 @@ place_criu >"$work/output" || { skip "checkpoints" "$(<"$work/output")"; finish;
 start_registry
 start_server
 
-busybox=registry.k8s.io/e2e-test-images/busybox:1.29-2
+# By the registry's own name: containerd pulls a checkpoint's base image past all mirrors.
+busybox=$registry/e2e-test-images/busybox:1.29-2
 # pod_file NAME: the settings of a pod; pods of one name are never there together
 pod_file() {
     printf '{"metadata": {"name": "%s", "namespace": "hand", "uid": "%s", "attempt": 0}, "hostname": "%s", "log_directory": "%s/logs-%s",
@@ -38,7 +39,7 @@ restored() {
     if read -r pod id < <(make "$1" "from-$1" 2>"$work/output") && [ -n "$id" ]; then
         pass "$1: create and start from the archive"
         ok "$1: it counts on" "grows $id $3"
-        prints "$1: its files are there" "kept" "crictl exec -s $id sh -c 'cat /kept; ls /etc/group 2>/dev/null'"
+        prints "$1: its files are there" "kept" "crictl exec -s $id sh -c 'cat /kept; ! ls /etc/group 2>/dev/null'"
         ok "$1: its log has the old lines and new ones" "grep -q ' 1\$' $work/logs-$1/counter.log && eventually grep -q ' $(($3 + 5))\$' $work/logs-$1/counter.log"
         ok "$1: stop and remove" "crictl stop -t 1 $id && crictl rm $id && crictl stopp $pod && crictl rmp $pod"
     else
@@ -73,7 +74,11 @@ restored "$SERVER" "$work/first.tar" 5
 if [ "$SERVER" != containerd ]; then
     swap containerd
     ok "containerd: pull" "crictl pull $busybox"
-    restored containerd-from-rrun-cri "$work/first.tar" 5
+    if [ -d /sys/fs/cgroup/unified ]; then
+        skip "containerd-from-rrun-cri" "runc shows a container no unified hierarchy beside v1's, and cannot restore one"
+    else
+        restored containerd-from-rrun-cri "$work/first.tar" 5
+    fi
     read -r pod id < <(make second counter 2>"$work/output") || fail "containerd: create and start" "$work/output"
     grows "$id" 5
     ok "containerd: crictl checkpoint" "crictl checkpoint --export=$work/second.tar $id"

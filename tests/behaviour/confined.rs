@@ -70,18 +70,47 @@ fn mounts() {
     let less = without(&more);
     refused(&rt, more, &[("/mounts", less)], "/extra: restored as a mount (proc");
 
-    // Less protected than they are to be.
+    // A file that is open for writing on what is to be read-only.
     let shared = rt.dir().join("shared");
     fs::create_dir(&shared).unwrap();
-    for (kind, source, options, flag) in [("bind", shared.to_str().unwrap(), vec!["bind"], "ro"), ("tmpfs", "tmpfs", vec![], "noexec")] {
-        let bundle = counter(&rt).mount("/extra", kind, source, &options);
-        let mut mounts = bundle.config["mounts"].clone();
-        let last = mounts.as_array().unwrap().len() - 1;
-        let all: Vec<_> = options.into_iter().chain([flag]).collect();
-        mounts[last]["options"] = json!(all);
-        refused(&rt, bundle, &[("/mounts", mounts)], "/extra: restored as a mount");
-    }
+    let writer = counter(&rt).args(["/bin/sh", "-c", "exec 3>/extra/open; i=0; while :; do i=$((i+1)); echo $i >/count; sleep 0.05; done"]);
+    let bundle = writer.mount("/extra", "bind", shared.to_str().unwrap(), &["bind"]);
+    let mounts = with_option(&bundle, "ro");
+    refused(&rt, bundle, &[("/mounts", mounts)], "/extra: protect as config.json asks");
     refused(&rt, counter(&rt), &[("/root/readonly", json!(true))], "root.readonly: restored writable");
+}
+
+/// The mounts of a bundle, the last with one more option.
+fn with_option(bundle: &Bundle, option: &str) -> Value {
+    let mut mounts = bundle.config["mounts"].clone();
+    let last = mounts.as_array().unwrap().len() - 1;
+    mounts[last]["options"].as_array_mut().unwrap().push(json!(option));
+    mounts
+}
+
+#[test]
+fn mounts_are_protected_as_the_configuration_asks() {
+    let rt = Runtime::new();
+    needs_criu!(rt);
+    let shared = rt.dir().join("shared");
+    fs::create_dir(&shared).unwrap();
+    for (kind, source, option) in [("bind", shared.to_str().unwrap(), "ro"), ("tmpfs", "tmpfs", "noexec")] {
+        let bundle = counter(&rt).mount("/extra", kind, source, if kind == "bind" { &["bind"] } else { &[] });
+        let mounts = with_option(&bundle, option);
+        let c = rt.start(bundle);
+        wait_beyond(&c, 1);
+        checkpoint(&c, &[]);
+        change(&c, "/mounts", mounts);
+        let saved = count(&c);
+        restore(&c, &[]);
+        wait_beyond(&c, saved);
+        if !rt.differs("restore beyond the configuration") {
+            let mountinfo = fs::read_to_string(format!("/proc/{}/mountinfo", c.pid())).unwrap();
+            let line = mountinfo.lines().find(|l| l.contains(" /extra ")).unwrap();
+            assert!(line.split(' ').nth(5).unwrap().split(',').any(|flag| flag == option), "{line}");
+        }
+        c.end();
+    }
 }
 
 /// They are no reason to refuse: other runtimes mask other paths.

@@ -29,7 +29,7 @@ pub fn run(globals: &Globals, args: &Restore) -> Result<i32> {
     let mut supervisor = if args.detach { None } else { Some(Supervisor::new(!args.no_subreaper)?) };
 
     let container = Container::reserve(&globals.root, plan.record(&bundle), &bundle.json)?;
-    let mut work = Work { args, bundle: &bundle, plan: &plan, container, folders, console, checks: Vec::new() };
+    let mut work = Work { args, bundle: &bundle, plan: &plan, container, folders, console, checks: Vec::new(), hierarchies: Vec::new() };
     if let Err(error) = work.restore(&mut supervisor) {
         if let Err(also) = super::delete::destroy(&work.container) {
             crate::log::warn(format!("while undoing it: {also:#}"));
@@ -51,6 +51,8 @@ struct Work<'a> {
     console: Option<OwnedFd>,
     /// What must be where, once everything is back: destinations and sources.
     checks: Vec<(PathBuf, PathBuf)>,
+    /// The sources that need not be there: other runtimes show fewer hierarchies of cgroups.
+    hierarchies: Vec<PathBuf>,
 }
 
 impl Work<'_> {
@@ -135,7 +137,8 @@ impl Work<'_> {
         let root = rootfs::of_process(pid)?;
         for (i, (destination, source)) in self.checks.iter().enumerate() {
             let covered = self.checks[i + 1..].iter().any(|(later, _)| destination.starts_with(later));
-            if !covered {
+            let spared = self.hierarchies.contains(source) && rootfs::resolve(root.as_fd(), destination)?.is_none();
+            if !covered && !spared {
                 rootfs::check_is(root.as_fd(), destination, source)?;
             }
         }
@@ -177,6 +180,7 @@ impl Work<'_> {
         };
         namespaces(spec, &mut options, inherited)?;
         let views = bound_cgroups(spec, record.namespaces, &self.plan.cgroup);
+        self.hierarchies = views.iter().flat_map(|view| [view.host_dir.clone(), view.mountpoint.clone()]).collect();
         for (destination, source) in criu::externals(spec, &self.bundle.dir, &views)? {
             let key = destination.to_string_lossy().into_owned();
             options.mounts.push(External { key, value: source.clone() });

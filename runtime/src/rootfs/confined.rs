@@ -1,11 +1,12 @@
 //! Whether the mounts that a restore brought back are those of the configuration.
 
+use super::attach::set_attributes;
 use super::mountinfo::Mounted;
 use super::options::Options;
 use super::saved::{Home, clean, is_bind, resolve};
 use super::{failed, masks, paths};
 use crate::bundle::Bundle;
-use crate::sys;
+use crate::sys::{self, MountAttr};
 use anyhow::{Context, Result, bail};
 use nix::fcntl::OFlag;
 use nix::sys::stat::{FileStat, SFlag, fstat, stat};
@@ -17,9 +18,9 @@ use std::path::{Path, PathBuf};
 const PROTECTION: [(u64, &str); 4] =
     [(libc::MS_RDONLY, "ro"), (libc::MS_NOSUID, "nosuid"), (libc::MS_NODEV, "nodev"), (libc::MS_NOEXEC, "noexec")];
 
-/// Checks the mounts of process `pid`, which is stopped: its root is `rootfs`, and all others are in the configuration, and
-/// as well protected. Paths that are to be masked or read-only and are not become it: the checkpoint's
-/// runtime had other lists.
+/// Checks the mounts of process `pid`, which is stopped: its root is `rootfs`, and all others are in the configuration.
+/// Those that are to be read-only, nosuid, nodev or noexec and are not become it, as do paths that are to be masked or
+/// read-only: another runtime's checkpoint has other lists.
 ///
 /// `devices`: what it may have by bind mounts, besides its terminal.
 pub fn confine(pid: i32, bundle: &Bundle, rootfs: &Path, devices: &[PathBuf]) -> Result<()> {
@@ -85,13 +86,25 @@ impl Confined<'_> {
         let (masked, readonly) = (self.places(masked)?, self.places(readonly)?);
         for mount in self.mounts.iter().filter(|m| m.point != Path::new("/")) {
             let device = devices.contains(&mount.point) || mount.point == Path::new("/dev/console");
-            let configured = wanted.iter().any(|w| w.fits(mount, &self.hosts));
             let covers = masked.contains(&mount.point) && self.masks(mount) || readonly.contains(&mount.point) && mount.has("ro");
-            if !(configured || covers || device && self.is_device(mount)) {
-                bail!("{}: restored as a mount ({}) that config.json does not have there", mount.point.display(), mount.describe());
+            if covers || device && self.is_device(mount) {
+                continue;
+            }
+            match wanted.iter().filter_map(|w| w.lacks(mount, &self.hosts)).min_by_key(|bits| bits.count_ones()) {
+                Some(0) => (),
+                Some(bits) => {
+                    self.protect(mount, bits).with_context(|| format!("{}: protect as config.json asks", mount.point.display()))?
+                }
+                None => bail!("{}: restored as a mount ({}) that config.json does not have there", mount.point.display(), mount.describe()),
             }
         }
         Ok(())
+    }
+
+    /// Fails (`EBUSY`) where a file that the checkpoint holds open is written to by it.
+    fn protect(&self, mount: &Mounted<'_>, bits: u64) -> Result<()> {
+        let there = paths::open_plain(self.root.as_fd(), &mount.point, OFlag::O_PATH).map_err(failed("open"))?;
+        set_attributes(there.as_fd(), false, &MountAttr { set: bits, ..MountAttr::default() }).map_err(failed("mount_setattr"))
     }
 
     fn configured<'b>(&self, bundle: &'b Bundle) -> Result<Vec<Wanted<'b>>> {
@@ -171,8 +184,9 @@ enum Kind<'a> {
 }
 
 impl Wanted<'_> {
-    fn fits(&self, mount: &Mounted<'_>, hosts: &[Mounted<'_>]) -> bool {
-        let Ok(rest) = mount.point.strip_prefix(&self.point) else { return false };
+    /// What it lacks of [`PROTECTION`] if it is this mount.
+    fn lacks(&self, mount: &Mounted<'_>, hosts: &[Mounted<'_>]) -> Option<u64> {
+        let rest = mount.point.strip_prefix(&self.point).ok()?;
         let (here, depth) = (rest.as_os_str().is_empty(), rest.components().count());
         let known = match &self.kind {
             Kind::Type(fstype) => here && mount.fstype == *fstype,
@@ -184,6 +198,7 @@ impl Wanted<'_> {
             }
         };
         let protection = if here { self.protection } else { self.below };
-        known && PROTECTION.iter().all(|(bit, flag)| protection & bit == 0 || mount.has(flag))
+        let lacking = PROTECTION.iter().filter(|(bit, flag)| protection & bit != 0 && !mount.has(flag));
+        known.then(|| lacking.map(|(bit, _)| bit).sum())
     }
 }
