@@ -5,6 +5,8 @@ use rustix::fd::AsFd;
 use rustix::fs::{CWD, Stat, stat};
 use rustix::io::Result;
 use rustix::mount::{OpenTreeFlags, open_tree};
+use std::fs::File;
+use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 /// The file behind a read-only mount of its own, attached nowhere (Linux 5.12).
@@ -36,6 +38,9 @@ impl Programs {
             Some(at) => self.0[at].copy.as_raw_fd(),
             None => {
                 known.map(|at| self.0.swap_remove(at));
+                if !is_elf(path) {
+                    return path.to_owned(); // a script, whose interpreter would find the descriptor closed
+                }
                 let Ok(copy) = read_only(path) else { return path.to_owned() };
                 let number = copy.as_raw_fd();
                 if stat(format!("/dev/fd/{number}")).is_err() {
@@ -47,6 +52,11 @@ impl Programs {
         };
         format!("/dev/fd/{number}")
     }
+}
+
+fn is_elf(path: &str) -> bool {
+    let mut magic = [0; 4];
+    File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok_and(|()| magic == *b"\x7fELF")
 }
 
 fn identity(file: &Stat) -> (u64, u64, i64, u64) {
