@@ -5,7 +5,7 @@
 use std::ffi::{CStr, CString};
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Access, AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -70,6 +70,17 @@ pub(crate) fn remove(folder: BorrowedFd<'_>, name: &CStr) -> Result<()> {
         Remover.leave(folder, name)?;
     }
     Ok(())
+}
+
+/// [`remove`] by a path whose way there is ours, over whatever mounts.
+pub(crate) fn remove_path(path: &Path) -> Result<()> {
+    let (Some(above), Some(name)) = (path.parent(), path.file_name()) else { bail!("remove {path:?}: not a name in a folder") };
+    let name = CString::new(name.as_encoded_bytes()).context("a path with a null byte")?;
+    match rustix::fs::open(above, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+        Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("open {}", above.display())),
+        Ok(folder) => remove(folder.as_fd(), &name).with_context(|| format!("remove {}", path.display())),
+    }
 }
 
 const FOLDER: OFlags = OFlags::DIRECTORY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -177,8 +188,16 @@ mod tests {
         path
     }
 
-    fn remove_path(path: &Path) -> Result<()> {
-        remove(CWD, &CString::new(path.as_os_str().as_encoded_bytes()).unwrap())
+    /// /run and /var/lib are mounts of their own on most machines.
+    #[test]
+    fn the_way_to_a_tree_may_cross_mounts() {
+        let path = PathBuf::from(format!("/dev/shm/rrun-cri-tree-{}", std::process::id()));
+        fs::create_dir_all(path.join("a/b")).unwrap();
+        remove_path(&path.join("a")).unwrap();
+        assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
+        remove_path(&path).unwrap();
+        remove_path(&path.join("gone/too")).unwrap();
+        assert!(!path.exists());
     }
 
     #[test]

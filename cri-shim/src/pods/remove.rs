@@ -1,13 +1,9 @@
 //! RemovePodSandbox.
 
-use std::ffi::CString;
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Context;
 use rrun_proto::v1;
-use rustix::fs::CWD;
 use tonic::Status;
 
 use super::{Pod, blocking, stop};
@@ -64,6 +60,5 @@ pub fn remove_folder(path: &Path) -> Result<()> {
     if !path.is_absolute() || path.components().count() < 4 {
         return Err(anyhow::anyhow!("remove {path:?}: not a folder of ours").into());
     }
-    let name = CString::new(path.as_os_str().as_bytes()).context("a path with a null byte")?;
-    Ok(tree::remove(CWD, &name).with_context(|| format!("remove {}", path.display()))?)
+    Ok(tree::remove_path(path)?)
 }
