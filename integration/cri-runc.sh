@@ -9,5 +9,5 @@ cd "$(dirname "$0")/.."
 RRUN=$(integration/clients "$PWD/.cache/clients" runc | sed -n 's/^runc=//p')
 [ -n "$RRUN" ] || { echo "SKIP cri-runc: no runc, see above"; exit 0; }
 export RRUN
-"$RRUN" --version | head -n 1
+"$RRUN" --version | sed -n 1p
 exec scripts/test -p tests --test cri -- --skip faults:: --skip monitor:: "$@"
