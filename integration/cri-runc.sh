@@ -10,4 +10,5 @@ RRUN=$(integration/clients "$PWD/.cache/clients" runc | sed -n 's/^runc=//p')
 [ -n "$RRUN" ] || { echo "SKIP cri-runc: no runc, see above"; exit 0; }
 export RRUN
 "$RRUN" --version | sed -n 1p
-exec scripts/test -p tests --test cri -- --skip faults:: --skip monitor:: "$@"
+echo "DIFFERS checkpoint: runc saves no container whose streams are FIFOs of the host, as rrun-cri's are"
+exec scripts/test -p tests --test cri -- --skip faults:: --skip monitor:: --skip checkpoint:: "$@"
