@@ -4,9 +4,11 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rrun_proto::v1;
 
+use super::Pod;
 use crate::error::{Error, Result};
 
 /// The part of the pod's cgroup parent that goes with the pod: the folder that begins it, relative to the hierarchies' roots.
@@ -47,12 +49,14 @@ fn missing(config: &v1::PodSandboxConfig) -> Result<Option<PathBuf>> {
     Ok(None)
 }
 
-/// Removes what was made for the pod and those that share it: `from` and what is below it on the way to the parent. A cgroup
-/// that is in use stays. Blocks.
-pub(super) fn remove(config: &v1::PodSandboxConfig, from: &Path) {
-    let parent = Path::new(parent(config));
+/// Removes what was made for the pod and those that share it: `from` and what is below it on the way to the parent. What is on
+/// the way of one of `others` stays for it, though nothing may be in it yet; so does a cgroup that is in use. Blocks.
+pub(super) fn remove(config: &v1::PodSandboxConfig, from: &Path, others: &[Arc<Pod>]) {
+    let parent_path = Path::new(parent(config));
+    let others: Vec<_> = others.iter().map(|pod| pod.record()).collect();
+    let shared = |path: &Path| others.iter().any(|other| Path::new(parent(&other.config)).starts_with(path));
     for root in hierarchies() {
-        for path in parent.ancestors().take_while(|path| path.starts_with(from)) {
+        for path in parent_path.ancestors().take_while(|path| path.starts_with(from) && !shared(path)) {
             match fs::remove_dir(root.join(path)) {
                 Err(error) if error.kind() != ErrorKind::NotFound => break, // another pod's too: it goes with the last
                 _ => {}

@@ -31,11 +31,9 @@ pub(crate) async fn remove_one(shim: &Shim, pod: &Arc<Pod>) -> Result<()> {
         containers::remove(shim, &container.id).await.map_err(|status| anyhow::anyhow!("{}", status.message()))?;
     }
     let _gone = crate::nri::remove_pod_sandbox(shim, pod).await;
-    let (run_dir, dir, record) = (pod.run_dir.clone(), pod.dir.clone(), pod.record());
+    let (run_dir, dir) = (pod.run_dir.clone(), pod.dir.clone());
+    remove_cgroup(shim, pod).await?;
     blocking(move || {
-        if let Some(from) = &record.made_cgroup {
-            super::cgroup::remove(&record.config, from);
-        }
         remove_folder(&run_dir)?;
         step::reached("pod run folder gone");
         // The record goes last, and at once: a folder without one belongs to nobody.
@@ -51,8 +49,22 @@ pub(crate) async fn remove_one(shim: &Shim, pod: &Arc<Pod>) -> Result<()> {
     })
     .await?;
     shim.forget_pod(&pod.id);
+    // One that was removed beside it may have left to it what they shared.
+    remove_cgroup(shim, pod).await?;
     super::status::publish(shim, pod, v1::ContainerEventType::ContainerDeletedEvent);
     Ok(())
+}
+
+/// Removes the cgroup parents that were made for the pod, but for what others have a part in.
+async fn remove_cgroup(shim: &Shim, pod: &Arc<Pod>) -> Result<()> {
+    let record = pod.record();
+    let Some(from) = record.made_cgroup.clone() else { return Ok(()) };
+    let others: Vec<_> = shim.pods().into_iter().filter(|other| other.id != pod.id).collect();
+    blocking(move || {
+        super::cgroup::remove(&record.config, &from, &others);
+        Ok(())
+    })
+    .await
 }
 
 /// Removes a folder of ours with all in it; nothing there is success. Blocks.
