@@ -7,8 +7,10 @@ CARGO   ?= $(shell scripts/setup --cargo)
 export CARGO CC
 
 # rrun and the pod monitor are linked static and at a fixed address: that starts in a fraction of the time a dynamic
-# program takes. A target folder of its own keeps these flags from rebuilding everything else.
-STATIC = CARGO_TARGET_DIR=target/static RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static" \
+# program takes, and with a C library that starts faster (scripts/libc). A target folder of its own keeps these flags from
+# rebuilding everything else.
+STATIC = scripts/libc target/libc && CARGO_TARGET_DIR=target/static \
+	RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static -L native=target/libc" \
 	LIBSECCOMP_LINK_TYPE=static LIBSECCOMP_LIB_PATH="$$(dirname "$$($(CC) -print-file-name=libseccomp.a)")" \
 	RRUN_COMMIT="$$(git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)"
 HOST = $$($(CARGO) -vV | sed -n 's/^host: //p')
