@@ -9,7 +9,7 @@ V1_ALONE=1
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/cri-lib.sh"
 TIMES=${TIMES:-30} MANY=${MANY:-500} REPORT=${REPORT-${here%/*}/docs/performance.md}
-image=registry.k8s.io/e2e-test-images/busybox:1.29-2
+image=registry.k8s.io/e2e-test-images/busybox-static:1
 CRI_BENCH=${CRI_BENCH:-${here%/*}/target/daemon/examples/cri-bench}
 
 # in_cgroup NAME COMMAND...: starts the server in cgroups of its own
@@ -67,6 +67,7 @@ measure() {
 
 export LOG_LEVEL=warn
 start_registry
+python3 "$here/images.py" --static "$(command -v busybox)" $registry || exit 1
 serve rrun-cri 10.91.0.0/16
 serve containerd 10.92.0.0/16
 measure >"$work/tables" || { cat "$work/tables"; tail -n 15 "$work"/*/server.log; exit 1; }

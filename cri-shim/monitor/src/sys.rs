@@ -71,7 +71,8 @@ pub(crate) fn spawn(program: &CStr, arguments: &[CString], streams: [Option<Borr
         let mut set = std::mem::zeroed();
         libc::sigemptyset(&mut set);
         libc::posix_spawnattr_setsigmask(&mut attributes, &set);
-        libc::sigaddset(&mut set, libc::SIGPIPE);
+        // All: of those that are left out the C library asks one by one what they do.
+        libc::sigfillset(&mut set);
         libc::posix_spawnattr_setsigdefault(&mut attributes, &set);
         libc::posix_spawnattr_setpgroup(&mut attributes, 0);
         let flags = libc::POSIX_SPAWN_SETSIGMASK | libc::POSIX_SPAWN_SETSIGDEF | libc::POSIX_SPAWN_SETPGROUP;
