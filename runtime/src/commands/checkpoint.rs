@@ -173,6 +173,7 @@ fn outside(container: &Container, options: &mut Options, images: &Path) -> Resul
     let root = rootfs::of_process(container.record.pid)?;
     let views = super::restore::bound_cgroups(&spec, container.record.namespaces, &container.cgroup()?);
     for (destination, _) in criu::externals(&spec, &container.record.bundle, &views)? {
+        rootfs::check_link(root.as_fd(), &destination)?;
         // A later mount may have covered it.
         let Some((path, _)) = rootfs::resolve(root.as_fd(), &destination)? else { continue };
         options.mounts.push(external(&path, &destination)?);

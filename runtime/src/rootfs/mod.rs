@@ -25,7 +25,7 @@ mod saved;
 pub use confined::confine;
 pub use live::{Mounts, remove};
 pub use options::mount_options;
-pub use saved::{Home, bind_root, check_is, check_key, clean, is_bind, make_destinations, of_process, resolve, way_home};
+pub use saved::{Home, bind_root, check_is, check_key, check_link, clean, is_bind, make_destinations, of_process, resolve, way_home};
 
 use crate::bundle::Bundle;
 use crate::cgroups;

@@ -6,7 +6,7 @@ use super::{failed, paths};
 use crate::sys;
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
+use nix::fcntl::{OFlag, readlinkat};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::{SFlag, fstat, stat};
 use nix::unistd::{chroot, fchdir};
@@ -148,6 +148,7 @@ fn make_all(rootfs: &Path, mounts: &[Mount], bundle: &Path) -> Result<()> {
             saved.push(destination);
             continue;
         }
+        check_link(root.as_fd(), &destination).with_context(wrap)?;
         let source = bundle.join(mount.source().clone().unwrap_or_default());
         let copy = Copy::of_path(&source, true).map_err(|errno| super::mounter::missing_source(&source, errno)).with_context(wrap)?;
         let missing = match paths::kind(&copy) {
@@ -159,6 +160,13 @@ fn make_all(rootfs: &Path, mounts: &[Mount], bundle: &Path) -> Result<()> {
         copy.mount(&Target { root: root.as_fd(), path: &destination, fd: found.fd, made: found.made }).with_context(wrap)?;
     }
     Ok(())
+}
+
+/// [`check_key`] of where a destination leads that is a link, whether or not something is there.
+pub fn check_link(root: BorrowedFd<'_>, destination: &Path) -> Result<()> {
+    let (Some(parent), Some(name)) = (destination.parent(), destination.file_name()) else { return Ok(()) };
+    let Ok(folder) = paths::open(root, parent, OFlag::O_PATH | OFlag::O_DIRECTORY) else { return Ok(()) };
+    readlinkat(folder, name).map_or(Ok(()), |text| check_key(&clean(&parent.join(text))))
 }
 
 /// Refuses a mount's place that CRIU cannot have as a name: it would read `]:` as the end, and `/` is the root's own.
