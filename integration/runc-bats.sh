@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# runc-bats.sh [FILE.bats...]: runc's own integration suite on $RRUN (bin/rrun; the word runc: the runc of the same
-# release), called by the name runc as its cases expect. Root only; needs bats, jq, gawk, go and a C compiler. The suite
+# runc-bats.sh [FILE.bats...]: runc's own integration suite on $RRUN (bin/rrun; the words runc and crun: the runc
+# of the same release, Debian sid's crun), called by the name runc as its cases expect. Root only; needs bats, jq, gawk, go and a C compiler. The suite
 # comes from runc's Go module; its images are made of the host's own busybox and Debian packages. Environment:
 #   RUNC_SUITE   release of the suite (suites-lib.sh names the newest)
 #   FILTER       a regular expression of cases
@@ -26,7 +26,9 @@ if [ -z "${RUNTIME_PATH:-}" ]; then
     export RUNTIME_PATH
     PATH=$(criu_path)$PATH
     runc_suite "$suite"
-    in_namespaces bash "$0" "$@"
+    view=()
+    [ "${RRUN:-}" != crun ] || view=(v1) # it takes no mixture
+    in_namespaces "${view[@]}" bash "$0" "$@"
     exit
 fi
 

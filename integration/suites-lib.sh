@@ -32,7 +32,7 @@ newest_runc=v1.5.3
 runc_of() {
     local dir=$suites/runc-$1
     runc_suite "$1" >&2 || return
-    [ -x "$dir/runc" ] || (cd "$dir" && CGO_ENABLED=1 go build -mod=mod -tags "seccomp urfave_cli_no_docs" -o runc .) >&2 || return
+    [ -x "$dir/runc" ] || (cd "$dir" && CGO_ENABLED=1 go build -mod=mod -tags "seccomp urfave_cli_no_docs" -ldflags "-X main.gitCommit=$1" -o runc .) >&2 || return
     echo "$dir/runc"
 }
 
