@@ -7,29 +7,13 @@ use super::export::{Walk, open_layer};
 use super::store::Image;
 use super::tar::{Limits, Writer};
 use super::unpack::{Options, Unpacked, unpack};
+use crate::containers::oci::DEFAULT_CAPABILITIES;
 use anyhow::{Context, Result, anyhow};
-use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities, Process, Root, Spec, User};
+use oci_spec::runtime::{Capabilities, LinuxCapabilities, Process, Root, Spec, User};
 use rustix::fd::OwnedFd;
 use std::io::BufWriter;
 use std::path::Path;
 
-/// What containers of other runtimes have by default.
-const CAPABILITIES: [Capability; 14] = [
-    Capability::AuditWrite,
-    Capability::Chown,
-    Capability::DacOverride,
-    Capability::Fowner,
-    Capability::Fsetid,
-    Capability::Kill,
-    Capability::Mknod,
-    Capability::NetBindService,
-    Capability::NetRaw,
-    Capability::Setfcap,
-    Capability::Setgid,
-    Capability::Setpcap,
-    Capability::Setuid,
-    Capability::SysChroot,
-];
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Who the container's process is: uid, gid, further groups.
@@ -101,7 +85,7 @@ fn spec(image: &Image, squash: bool, terminal: bool, ids: Ids) -> Result<Spec> {
     let (uid, gid, groups) = ids;
     let mut user = User::default();
     user.set_uid(uid).set_gid(gid).set_additional_gids(Some(groups));
-    let set: Capabilities = CAPABILITIES.into_iter().collect();
+    let set: Capabilities = DEFAULT_CAPABILITIES.into_iter().collect();
     let none = Capabilities::new();
     let held = if uid == 0 { set.clone() } else { none.clone() };
     let mut capabilities = LinuxCapabilities::default();

@@ -171,7 +171,7 @@ fn options(container: &Container, args: &Checkpoint) -> Result<Options> {
 fn outside(container: &Container, options: &mut Options, images: &Path) -> Result<()> {
     let spec = container.config()?;
     let root = rootfs::of_process(container.record.pid)?;
-    let views = super::restore::bound_cgroups(&spec, container.record.namespaces, &container.cgroup()?);
+    let views = super::restore::bound_cgroups(container.record.namespaces, &container.cgroup()?);
     for (destination, _) in criu::externals(&spec, &container.record.bundle, &views)? {
         rootfs::check_link(root.as_fd(), &destination)?;
         // A later mount may have covered it.

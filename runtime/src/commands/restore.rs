@@ -179,7 +179,7 @@ impl Work<'_> {
             ..checkpoint::common(&self.args.criu, annotation)
         };
         namespaces(spec, &mut options, inherited)?;
-        let views = bound_cgroups(spec, record.namespaces, &self.plan.cgroup);
+        let views = bound_cgroups(record.namespaces, &self.plan.cgroup);
         self.hierarchies = views.iter().flat_map(|view| [view.host_dir.clone(), view.mountpoint.clone()]).collect();
         for (destination, source) in criu::externals(spec, &self.bundle.dir, &views)? {
             let key = destination.to_string_lossy().into_owned();
@@ -232,7 +232,7 @@ pub(super) fn joined(spec: &Spec, kind: u64) -> Option<PathBuf> {
 }
 
 /// The cgroups that are bind mounts in the container: without a cgroup namespace all that it sees.
-pub(super) fn bound_cgroups(_spec: &Spec, namespaces: u64, cgroup: &Cgroup) -> Vec<View> {
+pub(super) fn bound_cgroups(namespaces: u64, cgroup: &Cgroup) -> Vec<View> {
     let views = cgroup.views();
     // On v1 every hierarchy is a bind mount of the container's own, with a namespace or without.
     if namespaces & NEWCGROUP != 0 && views.iter().all(|v| v.v2) { Vec::new() } else { views }

@@ -1,8 +1,8 @@
 //! The program's first instructions on x86_64 (build.rs names `rrun_entry` as the entry point).
 //!
 //! `create`, `run` and `exec` go on from a read-only clone of the program's file (`sealed_exe`). What
-//! that costs is one more `execve`, and half of it is the C library's start: it asks `cpuid` some
-//! thirty times, and a virtual machine's monitor answers each. So the clone is executed before the C
+//! that costs is one more `execve`, and half of it is the C library's start: it asks `cpuid`
+//! twenty times and more, and a virtual machine's monitor answers each. So the clone is executed before the C
 //! library starts. Where anything is not as expected nothing is done: `sealed_exe::ensure` decides.
 //!
 //! Nothing of the C library works here: no allocation, no thread-local variable, not even `memcpy`,

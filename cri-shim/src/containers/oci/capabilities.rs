@@ -10,7 +10,7 @@ use super::invalid;
 use crate::error::Result;
 
 /// What a container has that asks for nothing: enough for a program that starts as root and becomes somebody else.
-pub(super) const DEFAULT: [Capability; 14] = [
+pub const DEFAULT: [Capability; 14] = [
     Capability::AuditWrite,
     Capability::Chown,
     Capability::DacOverride,

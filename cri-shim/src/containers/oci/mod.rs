@@ -32,6 +32,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::config::Config;
 use crate::error::{Error, Result};
+pub use capabilities::DEFAULT as DEFAULT_CAPABILITIES;
 pub use cgroup::cgroups_path;
 pub use host::{CgroupDriver, Features, Host, features};
 pub use lsm::{container_labels, load_default_profile, pod_labels};
