@@ -100,7 +100,7 @@ count_taps() {
             "ok "*) passed=$((passed + 1)) ;;
             *)
                 failed=$((failed + 1))
-                case="$(basename "$tap" .tap): $(sed -E 's/^not ok [0-9]+ //; s/ *$//' <<<"$line")"
+                case="$(basename "$tap" .tap): $(sed -E 's/^not ok [0-9]+ //; s/ # timeout after [0-9]+s//; s/ *$//' <<<"$line")"
                 if grep -qxF -e "$case" "$expected" 2>/dev/null; then echo "known: $case"
                 else echo "FAIL: $case"; unexpected=$((unexpected + 1)); fi
                 ;;
