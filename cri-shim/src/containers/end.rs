@@ -61,7 +61,7 @@ async fn clean_up_one(shim: &Shim, container: &Arc<Container>) -> Result<()> {
     }
     container.hold(None, None);
     if record.restore {
-        super::checkpoint::forget(container, None).await?;
+        super::checkpoint::forget(container).await?;
     }
     step::reached("container process gone");
     let run_dir = container.run_dir.clone();

@@ -84,13 +84,16 @@ async fn restore(container: &Arc<Container>, monitor: &Monitor, request: &Create
     let started_at = now();
     let created = match monitor.restore(request, args).await {
         Ok(created) => created,
-        Err(error) => return checkpoint::forget(container, Some(error.into())).await,
+        Err(error) => {
+            checkpoint::forget(container).await?;
+            return Err(error.into());
+        }
     };
     let process = Process { pid: created.pid as i32, start_time: created.start_time };
     container.hold(created.pidfd, created.pty);
     container.update("container process", |record| record.process = Some(process)).await?;
     container.update("container starts", |record| (record.started_at, record.restore) = (started_at, false)).await?;
-    checkpoint::forget(container, None).await
+    checkpoint::forget(container).await
 }
 
 /// What a monitor needs to know of a container, to make it or to take it over.

@@ -42,10 +42,7 @@ pub fn run(globals: &Globals, args: &Checkpoint) -> Result<i32> {
         outside(&container, &mut options, &folders.image_path)?;
     }
     let served = Criu::start(&[], false)?.serve(request, &options, |said| answer(said, &mut status));
-    if served.is_err() {
-        criu::quote_log(&folders.log_path, options.log_file);
-    }
-    served?;
+    served.map_err(|failure| criu::explained(failure, &folders.log_path, options.log_file))?;
     if !args.leave_running && !args.pre_dump {
         super::delete::destroy(&container)?;
     }

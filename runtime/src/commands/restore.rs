@@ -81,10 +81,7 @@ impl Work<'_> {
             criu.serve(Request::Restore, &options, |said| self.answer(said, supervisor))
         });
         let _ = std::fs::remove_dir(&place);
-        if served.is_err() {
-            criu::quote_log(&self.folders.log_path, options.log_file);
-        }
-        served?;
+        served.map_err(|failure| criu::explained(failure, &self.folders.log_path, options.log_file))?;
         if self.container.record.pid == 0 {
             bail!("criu restored no process");
         }

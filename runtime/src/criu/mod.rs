@@ -13,7 +13,7 @@ pub use mounts::{External, externals};
 pub use options::{CgroupMode, Options};
 
 use crate::sys;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, socketpair};
 use std::ffi::OsStr;
@@ -35,6 +35,8 @@ pub enum Request {
     PreDump = 4,
 }
 
+/// What an error begins with that CRIU told.
+const FAILED: &str = "criu failed";
 const NOTIFY: i64 = 6;
 const FEATURE_CHECK: i64 = 9;
 
@@ -101,7 +103,7 @@ impl Criu {
         if !status.success() && request != Request::PreDump {
             match status.signal() {
                 Some(signal) => bail!("criu was killed by signal {signal}"),
-                None => bail!("criu failed: {status}"),
+                None => bail!("{FAILED}: {status}"),
             }
         }
         Ok(())
@@ -114,7 +116,7 @@ impl Criu {
             let response = Response::read(&bytes);
             if !response.success {
                 let why = if response.message.is_empty() { String::new() } else { format!(" ({})", response.message) };
-                bail!("criu failed: type {} errno {}{why}", type_name(response.kind), response.errno);
+                bail!("{FAILED}: type {} errno {}{why}", type_name(response.kind), response.errno);
             }
             if response.kind != NOTIFY {
                 return Ok(());
@@ -236,22 +238,33 @@ impl Response {
     }
 }
 
-/// Warns of the lines of CRIU's log that tell an error, with the lines before.
-pub fn quote_log(folder: &Path, name: &str) {
+/// A failure with CRIU's own last error, of which its answer has the first, often a harmless one. The lines of its log that tell
+/// an error, and those before, are warnings.
+pub fn explained(failure: anyhow::Error, folder: &Path, log: &str) -> anyhow::Error {
     const BEFORE: usize = 5;
-    let path = folder.join(name);
-    let Ok(bytes) = std::fs::read(&path) else { return };
+    let path = folder.join(log);
+    let Ok(bytes) = std::fs::read(&path) else { return failure };
     let text = String::from_utf8_lossy(&bytes);
     let lines: Vec<&str> = text.lines().collect();
-    let wanted: Vec<usize> = (0..lines.len()).filter(|i| lines[*i..].iter().take(BEFORE + 1).any(|l| l.contains("Error"))).collect();
+    let is_error = |line: &&str| line.contains("Error");
+    let wanted: Vec<usize> = (0..lines.len()).filter(|i| lines[*i..].iter().take(BEFORE + 1).any(|l| is_error(l))).collect();
     if wanted.is_empty() {
-        return;
+        return failure;
     }
     crate::log::warn(format!("--- Quoting {:?}", path.display().to_string()));
     for i in wanted {
         crate::log::warn(format!("{}:{}", i + 1, lines[i]));
     }
     crate::log::warn("---");
+    let last = lines.iter().rev().find(|line| is_error(line) && !line.ends_with("FAILED."));
+    match (failure.to_string(), last) {
+        // Before CRIU's text stands the time since its start.
+        (text, Some(line)) if text.starts_with(FAILED) => {
+            let head = text.split_once(" (").map_or(text.as_str(), |(head, _)| head);
+            anyhow!("{head} ({})", line.split_once(") ").map_or(*line, |(_, rest)| rest).trim())
+        }
+        _ => failure,
+    }
 }
 
 /// Opens a folder for CRIU, which reaches it through our descriptor.

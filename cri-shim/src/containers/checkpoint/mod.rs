@@ -22,8 +22,6 @@ mod archive;
 mod restore;
 mod save;
 
-use std::path::Path;
-
 use serde::{Deserialize, Serialize};
 
 pub(super) use restore::{Dump, Source, fill, fit, forget, restore_args, take, write_log};
@@ -58,17 +56,4 @@ pub(super) struct ConfigDump {
     created_time: String,
     checkpointed_time: String,
     restored: bool,
-}
-
-/// The error of an OCI runtime, with CRIU's own last one if it was CRIU that failed.
-fn explained(error: String, log: &Path) -> String {
-    let text = String::from_utf8_lossy(&std::fs::read(log).unwrap_or_default()).into_owned();
-    let its = text.lines().rev().find(|line| line.contains("Error") && !line.ends_with("FAILED."));
-    match its {
-        // Before it stands the time since the start.
-        Some(line) if error.contains("criu failed") => {
-            format!("{error}; CRIU: {}", line.split_once(") ").map_or(line, |(_, rest)| rest).trim())
-        }
-        _ => error,
-    }
 }

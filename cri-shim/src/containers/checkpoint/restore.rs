@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::{CONFIG, CRIO_LOG, ConfigDump, DELETED, IMAGES, LOG, ROOTFS_DIFF, SPEC, explained};
+use super::{CONFIG, CRIO_LOG, ConfigDump, DELETED, IMAGES, LOG, ROOTFS_DIFF, SPEC};
 use crate::containers::Container;
 use crate::error::{Error, Result};
 use crate::images::{Credentials, Image, Reference, disk_full, upper};
@@ -346,16 +346,8 @@ pub(in crate::containers) async fn restore_args(container: &Container) -> Result
     Ok(args)
 }
 
-/// Removes what a restore was made from; a failed one's error gets what CRIU said. Nothing there is success.
-pub(in crate::containers) async fn forget(container: &Container, failed: Option<Error>) -> Result<()> {
+/// Removes what a restore was made from. Nothing there is success.
+pub(in crate::containers) async fn forget(container: &Container) -> Result<()> {
     let folder = folder_in(&container.dir);
-    blocking(move || {
-        let failed = failed.map(|error| match error {
-            Error::Internal(error) => anyhow!(explained(format!("{error:#}"), &folder.join("restore.log"))).into(),
-            other => other,
-        });
-        let removed = remove_folder(&folder);
-        failed.map_or(removed, Err)
-    })
-    .await
+    blocking(move || remove_folder(&folder)).await
 }

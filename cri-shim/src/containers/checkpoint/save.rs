@@ -17,7 +17,7 @@ use serde_json::json;
 use tonic::Status;
 
 use super::archive::{InTime, pack};
-use super::{BIND_MOUNTS, CONFIG, ConfigDump, DELETED, IMAGES, LOG, ROOTFS_DIFF, SPEC, STATUS, TIMES, explained};
+use super::{BIND_MOUNTS, CONFIG, ConfigDump, DELETED, IMAGES, LOG, ROOTFS_DIFF, SPEC, STATUS, TIMES};
 use crate::containers::Container;
 use crate::error::{Error, Result};
 use crate::images::upper;
@@ -195,9 +195,7 @@ async fn make(
 async fn dump(pod: &Arc<Pod>, container: &Arc<Container>, runtime: &Runtime, lock: File, deadline: Option<Instant>) -> Result<()> {
     let work = work_folder(container);
     until_logged(container).await;
-    if let Err(error) = runtime.checkpoint(&container.id, &work.join(IMAGES), &work, lock).await {
-        return Err(anyhow::anyhow!(explained(format!("{error:#}"), &work.join("dump.log"))).into());
-    }
+    runtime.checkpoint(&container.id, &work.join(IMAGES), &work, lock).await?;
     step::reached("checkpoint dumped");
     let (upper, owners, log) = (container.dir.join("upper"), pod.namespaces().owners(), container.record().log_path.clone());
     blocking(move || {
