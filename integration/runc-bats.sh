@@ -48,7 +48,12 @@ clean() {
     for h in /sys/fs/cgroup /sys/fs/cgroup/*; do
         [ ! -d "$h/runc-cgroups-integration-test" ] || find "$h/runc-cgroups-integration-test" -depth -type d -exec rmdir {} + || :
     done
+    umount /etc/criu
+    rmdir --ignore-fail-on-non-empty /etc/criu
 }
+# A case writes the machine's configuration of CRIU there.
+mkdir -p /etc/criu
+mount -t tmpfs none /etc/criu
 trap clean EXIT
 
 # On a terminal, which some cases take for granted, and where nobody ever types anything, not even an end of input.
