@@ -135,8 +135,9 @@ impl BlobReader {
         while self.piece.is_empty() {
             let pieces = self.fetching.get_or_insert_with(|| {
                 let (sender, receiver) = mpsc::channel(QUEUE);
-                let pieces = Pieces { sender, partial: self.partial.clone(), path: self.source.partial.clone() };
-                let fetching = fetch(self.source.clone(), self.outcome.clone(), self.offset, pieces);
+                let (outcome, partial) = (self.outcome.clone(), self.partial.clone());
+                let pieces = Pieces { sender, outcome, partial, path: self.source.partial.clone() };
+                let fetching = fetch(self.source.clone(), self.offset, pieces);
                 self.handle.spawn(self.source.cancelled.clone().run_until_cancelled_owned(fetching));
                 receiver
             });
@@ -164,7 +165,7 @@ impl BlobReader {
             return Ok(());
         }
         let servers: Vec<String> = self.outcome().servers.iter().map(|at| self.source.repository.server(*at)).collect();
-        let from = if servers.is_empty() { "the partial file".to_owned() } else { servers.join(", ") };
+        let from = if servers.is_empty() { "a foreign URL or the partial file".to_owned() } else { servers.join(", ") };
         let failure = Failure::new(Kind::Corrupt, format!("{from}: blob {wanted}: what came has the digest {found}"));
         self.outcome().failure = Some(failure.clone());
         self.drop_partial();
@@ -220,13 +221,25 @@ impl Partial {
 /// Where the bytes go that were fetched.
 struct Pieces {
     sender: mpsc::Sender<Bytes>,
+    outcome: Arc<Mutex<Outcome>>,
     partial: Arc<Partial>,
     path: Option<PathBuf>,
 }
 
 impl Pieces {
-    /// Fails where the reader is gone: so is the reason to go on.
-    async fn send(&self, piece: Bytes) -> Result<(), Failure> {
+    fn outcome(&self) -> std::sync::MutexGuard<'_, Outcome> {
+        self.outcome.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Fails where the reader is gone: so is the reason to go on. `server` is noted before: the reader may judge the blob with this
+    /// piece.
+    async fn send(&self, piece: Bytes, server: Option<usize>) -> Result<(), Failure> {
+        if let Some(server) = server {
+            let mut outcome = self.outcome();
+            if !outcome.servers.contains(&server) {
+                outcome.servers.push(server);
+            }
+        }
         if self.partial.file().is_some() {
             // A full disk: the layer may yet fit without it.
             tokio::task::block_in_place(|| {
@@ -241,32 +254,26 @@ impl Pieces {
 }
 
 /// Sends the blob's bytes from `offset` on, from whoever gives them; leaves the failure in `outcome` if nobody does.
-async fn fetch(source: Arc<Source>, outcome: Arc<Mutex<Outcome>>, offset: u64, pieces: Pieces) {
+async fn fetch(source: Arc<Source>, offset: u64, pieces: Pieces) {
     let mut offset = offset;
-    let result = match from_servers(&source, &outcome, &mut offset, &pieces).await {
+    let result = match from_servers(&source, &mut offset, &pieces).await {
         Err(failure) if !source.descriptor.urls.is_empty() => from_urls(&source, &mut offset, &pieces, failure).await,
         result => result,
     };
     if let Err(failure) = result {
-        outcome.lock().unwrap_or_else(PoisonError::into_inner).failure = Some(failure);
+        pieces.outcome().failure = Some(failure);
     }
 }
 
-async fn from_servers(source: &Source, outcome: &Mutex<Outcome>, offset: &mut u64, pieces: &Pieces) -> Result<(), Failure> {
+async fn from_servers(source: &Source, offset: &mut u64, pieces: &Pieces) -> Result<(), Failure> {
     let mut rounds = source.repository.rounds(|endpoint| endpoint.pull);
     source.excluded.iter().for_each(|at| rounds.exclude(*at));
     while let Some(at) = rounds.next().await {
         let began = *offset;
         let result = match source.repository.blob(at, &source.descriptor.digest, began).await {
-            Ok(answer) => stream(source, answer, offset, pieces).await,
+            Ok(answer) => stream(source, answer, offset, pieces, Some(at)).await,
             Err(failure) => Err(failure),
         };
-        if *offset > began {
-            let mut outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner);
-            if !outcome.servers.contains(&at) {
-                outcome.servers.push(at);
-            }
-        }
         match result {
             Ok(()) => return Ok(()),
             Err(failure) if failure.is_transient() && *offset - began >= PROGRESS => rounds.broke(failure),
@@ -283,7 +290,7 @@ async fn from_urls(source: &Source, offset: &mut u64, pieces: &Pieces, registry:
         for _ in 0..3 {
             let began = *offset;
             let result = match source.repository.foreign(url, began).await {
-                Ok(answer) => stream(source, answer, offset, pieces).await,
+                Ok(answer) => stream(source, answer, offset, pieces, None).await,
                 Err(failure) => Err(failure),
             };
             let Err(failure) = result else { return Ok(()) };
@@ -297,8 +304,8 @@ async fn from_urls(source: &Source, offset: &mut u64, pieces: &Pieces, registry:
     Err(last)
 }
 
-/// The body of one answer, from `offset` on.
-async fn stream(source: &Source, answer: Answer, offset: &mut u64, pieces: &Pieces) -> Result<(), Failure> {
+/// The body of one answer, from `offset` on; of a registry's server, which one.
+async fn stream(source: &Source, answer: Answer, offset: &mut u64, pieces: &Pieces, server: Option<usize>) -> Result<(), Failure> {
     let Descriptor { digest, size, .. } = &source.descriptor;
     let place = format!("{}: blob {digest}", answer.server());
     let corrupt = |what: String| Failure::new(Kind::Corrupt, format!("{place}: {what}"));
@@ -335,7 +342,7 @@ async fn stream(source: &Source, answer: Answer, offset: &mut u64, pieces: &Piec
             return Err(corrupt(format!("more than the {size} bytes that were announced")));
         }
         *offset += piece.len() as u64;
-        pieces.send(piece).await?;
+        pieces.send(piece, server).await?;
         if offset == size {
             return Ok(());
         }
