@@ -247,7 +247,7 @@ pub fn explained(failure: anyhow::Error, folder: &Path, log: &str) -> anyhow::Er
     let text = String::from_utf8_lossy(&bytes);
     let lines: Vec<&str> = text.lines().collect();
     let is_error = |line: &&str| line.contains("Error");
-    let wanted: Vec<usize> = (0..lines.len()).filter(|i| lines[*i..].iter().take(BEFORE + 1).any(|l| is_error(l))).collect();
+    let wanted: Vec<usize> = (0..lines.len()).filter(|i| lines[*i..].iter().take(BEFORE + 1).any(is_error)).collect();
     if wanted.is_empty() {
         return failure;
     }
