@@ -114,6 +114,21 @@ fn mounts_are_protected_as_the_configuration_asks() {
 }
 
 /// They are no reason to refuse: other runtimes mask other paths.
+/// It has no namespaces any more, and needs none.
+#[test]
+fn a_zombie_comes_back() {
+    let rt = Runtime::new();
+    needs_criu!(rt);
+    // What the shell becomes waits for nobody.
+    let c = rt.start(rt.bundle().shell().writable().args(["/bin/sh", "-c", "sleep 0 & exec sleep 1000"]));
+    let zombie = || c.exec(&[], &["/bin/sh", "-c", "grep -l '^State:.Z' /proc/[0-9]*/status"]).run().stdout;
+    assert!(tests::host::wait_until(20, || !zombie().is_empty()));
+    checkpoint(&c, &[]);
+    restore(&c, &[]);
+    assert!(!zombie().is_empty());
+    c.end();
+}
+
 #[test]
 fn masks_come_with_the_restore() {
     let rt = Runtime::new();

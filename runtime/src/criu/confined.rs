@@ -31,10 +31,17 @@ impl Confines<'_> {
     /// Checks process `pid`, which is stopped, and all that descend from it.
     pub fn check(&self, pid: i32) -> Result<()> {
         for process in tree(pid)? {
-            self.check_namespaces(process, pid)?;
-            self.check_label(process)?;
             for thread in numbers(&format!("/proc/{process}/task"))? {
-                self.check_credentials(&format!("/proc/{process}/task/{thread}/status"))?;
+                let thread = format!("{process}/task/{thread}");
+                let path = format!("/proc/{thread}/status");
+                let status = fs::read_to_string(&path).with_context(|| path.clone())?;
+                // A zombie has left its namespaces, keeps what CRIU had, and runs no more.
+                if status.contains("\nState:\tZ") {
+                    continue;
+                }
+                self.check_namespaces(&thread, pid)?;
+                self.check_label(&thread)?;
+                self.check_credentials(&path, &status)?;
             }
         }
         Ok(())
@@ -51,14 +58,15 @@ impl Confines<'_> {
         caps.bounding | caps.sets.permitted | caps.sets.inheritable
     }
 
-    fn check_namespaces(&self, process: i32, first: i32) -> Result<()> {
+    /// `thread` is its folder below `/proc`.
+    fn check_namespaces(&self, thread: &str, first: i32) -> Result<()> {
         let link = |who: &str, name: &str| {
             let path = format!("/proc/{who}/ns/{name}");
             fs::read_link(&path).context(path)
         };
         // CRIU makes a time namespace where there is none.
         for (name, kind) in namespaces::NAMES.into_iter().filter(|(_, kind)| *kind != NEWTIME) {
-            let found = link(&process.to_string(), name)?;
+            let found = link(thread, name)?;
             let joins_ours = self.namespaces.joined.iter().any(|j| j.kind == kind && j.is_ours());
             let ignored = kind == NEWCGROUP && self.without_cgroups;
             if self.namespaces.has(kind) && !joins_ours && !ignored && found == link("self", name)? {
@@ -73,8 +81,8 @@ impl Confines<'_> {
         Ok(())
     }
 
-    fn check_credentials(&self, path: &str) -> Result<()> {
-        let text = fs::read_to_string(path).with_context(|| path.to_owned())?;
+    /// `text` is that of the status file at `path`.
+    fn check_credentials(&self, path: &str, text: &str) -> Result<()> {
         let field = |name: &str| {
             let value = text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(":\t"));
             value.with_context(|| format!("{path}: no {name}"))
@@ -100,14 +108,15 @@ impl Confines<'_> {
         Ok(())
     }
 
-    fn check_label(&self, process: i32) -> Result<()> {
+    /// `thread` as above.
+    fn check_label(&self, thread: &str) -> Result<()> {
         let (field, wanted, file) = match (&self.setup.apparmor, &self.setup.selinux) {
             _ if self.labelled => return Ok(()),
             (Some(profile), _) => ("process.apparmorProfile", profile, "apparmor/current"),
             (None, Some(label)) => ("process.selinuxLabel", label, "current"),
             (None, None) => return Ok(()),
         };
-        let path = format!("/proc/{process}/attr/{file}");
+        let path = format!("/proc/{thread}/attr/{file}");
         let label = match fs::read_to_string(&path) {
             // Where AppArmor is not enabled, everything is unconfined.
             Err(e) if e.kind() == ErrorKind::NotFound && wanted == "unconfined" => return Ok(()),
