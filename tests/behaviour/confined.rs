@@ -113,7 +113,6 @@ fn mounts_are_protected_as_the_configuration_asks() {
     }
 }
 
-/// They are no reason to refuse: other runtimes mask other paths.
 /// It has no namespaces any more, and needs none.
 #[test]
 fn a_zombie_comes_back() {
@@ -129,6 +128,7 @@ fn a_zombie_comes_back() {
     c.end();
 }
 
+/// They are no reason to refuse: other runtimes mask other paths.
 #[test]
 fn masks_come_with_the_restore() {
     let rt = Runtime::new();

@@ -85,7 +85,8 @@ async fn restore(container: &Arc<Container>, monitor: &Monitor, request: &Create
     let created = match monitor.restore(request, args).await {
         Ok(created) => created,
         Err(error) => {
-            checkpoint::forget(container).await?;
+            // The restore's failure is the one to tell; what is left goes with the container.
+            let _ = checkpoint::forget(container).await;
             return Err(error.into());
         }
     };
