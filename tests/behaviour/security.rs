@@ -100,8 +100,9 @@ fn no_folder_of_the_host_is_seen_while_exec_enters() {
 /// A copy of the program under test, which an attack may spoil, and its content.
 fn victim(rt: &Runtime) -> (String, Vec<u8>) {
     let path = rt.dir().join("victim");
-    fs::copy(&program().0, &path).unwrap();
-    (path.display().to_string(), fs::read(&path).unwrap())
+    let content = fs::read(&program().0).unwrap();
+    host::write_program(&path, &content);
+    (path.display().to_string(), content)
 }
 
 #[test]

@@ -438,8 +438,7 @@ fn slow_node() -> (Node, PathBuf) {
         gate.display(),
         rrun.display()
     );
-    fs::write(&program, text).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    tests::host::write_program(&program, text.as_bytes());
     let node = Node::with_settings(Network::Cheap, &format!("[runtimes.slow]\npath = \"{}\"\n", program.display()));
     (node, gate)
 }

@@ -215,10 +215,8 @@ plugin_config_dir = "{dir}/nri-config"
 
     /// A CNI plugin that is a shell script.
     pub(crate) fn write_plugin(&self, name: &str, text: &str) {
-        use std::os::unix::fs::PermissionsExt;
         let (path, new) = (self.dir.join("bin").join(name), self.dir.join("bin").join(format!(".{name}")));
-        fs::write(&new, text).unwrap();
-        fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).unwrap();
+        tests::host::write_program(&new, text.as_bytes());
         fs::rename(new, path).unwrap();
     }
 

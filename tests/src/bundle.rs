@@ -5,7 +5,7 @@ use crate::PROBE;
 use crate::runtime::Runtime;
 use serde_json::{Value, json};
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -134,10 +134,10 @@ impl Bundle {
 
     /// Makes an executable script or program in the root file system.
     pub fn program(self, path: &str, content: &str) -> Bundle {
-        let bundle = self.file(path, content);
-        let path = bundle.rootfs().join(path.trim_start_matches('/'));
-        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
-        bundle
+        let path = self.rootfs().join(path.trim_start_matches('/'));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        crate::host::write_program(&path, content.as_bytes());
+        self
     }
 
     /// Makes a folder in the root file system.
@@ -160,7 +160,7 @@ impl Bundle {
         let busybox = crate::host::busybox().expect("require!(host::busybox()) first");
         let bundle = self.folder("/bin");
         let bin = bundle.rootfs().join("bin");
-        fs::copy(busybox, bin.join("busybox")).unwrap();
+        crate::host::write_program(&bin.join("busybox"), &fs::read(busybox).unwrap());
         for tool in ["sh", "cat", "echo", "id", "ls", "mount", "sleep", "true", "false", "ps", "dd", "test", "env", "kill", "stty", "tty"] {
             fs::hard_link(bin.join("busybox"), bin.join(tool)).unwrap();
         }
@@ -188,8 +188,7 @@ impl Bundle {
 fn place_probe(rt: &Runtime, to: &Path) {
     let copy = rt.dir().join("probe");
     if !copy.exists() {
-        fs::write(&copy, PROBE).unwrap();
-        fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
+        crate::host::write_program(&copy, PROBE);
     }
     fs::hard_link(&copy, to).unwrap();
 }

@@ -54,6 +54,19 @@ pub fn busybox() -> Option<PathBuf> {
     (!dynamic).then_some(path)
 }
 
+/// Makes an executable file that can be executed at once. While it is written, another thread may start a process, which
+/// holds a copy of the descriptor until it executes its program, and until then the file is busy (`ETXTBSY`, execve(2)).
+/// That nobody has it open for writing any more is what a read lease says (`F_SETLEASE`, fcntl(2): `EAGAIN` till then).
+#[track_caller]
+pub fn write_program(path: &Path, content: &[u8]) {
+    use std::os::unix::fs::PermissionsExt;
+    fs::write(path, content).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    let file = fs::File::open(path).unwrap();
+    let busy = || crate::sys::read_lease(&file) == Err(nix::errno::Errno::EAGAIN);
+    assert!(wait_until(20, || !busy()), "{}: somebody writes to it", path.display());
+}
+
 /// Waits until `condition` holds, for at most `seconds`; whether it did.
 pub fn wait_until(seconds: u64, mut condition: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + Duration::from_secs(seconds);

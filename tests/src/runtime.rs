@@ -167,7 +167,7 @@ impl Runtime {
         for folder in ["proc", "sys", "dev", "bundle", "state"] {
             std::fs::create_dir_all(jail.join(folder)).unwrap();
         }
-        std::fs::copy(&program().0, jail.join("rrun")).unwrap();
+        host::write_program(&jail.join("rrun"), &std::fs::read(&program().0).unwrap());
         // Shared, as systemd has a host's mounts: what the runtime unmounts in its copy must stay here.
         let setup = r#"jail=$1; bundle=$2; id=$3
             mount --make-rshared /

@@ -35,6 +35,12 @@ pub fn set_window_size(terminal: &impl AsRawFd, rows: u16, columns: u16) {
     assert_eq!(ret, 0, "TIOCSWINSZ: {}", std::io::Error::last_os_error());
 }
 
+/// Takes a read lease on an open file (`F_SETLEASE`, fcntl(2)), until it is closed. `EAGAIN`: it is open for writing somewhere.
+pub fn read_lease(file: &impl AsRawFd) -> nix::Result<()> {
+    // SAFETY: a descriptor and a number go in, nothing comes back.
+    nix::errno::Errno::result(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK) }).map(drop)
+}
+
 /// One event of any child or traced process as the kernel words it: its id and the raw status (nix's
 /// `waitpid` refuses real-time signals). None: nothing yet, with `WNOHANG`.
 pub fn wait_any(flags: i32) -> std::io::Result<Option<(i32, i32)>> {

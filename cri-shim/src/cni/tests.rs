@@ -2,8 +2,8 @@
 //! the test wants. What libcni gives and keeps was recorded from libcni 1.3 and stands here as the expectation.
 
 use std::collections::HashSet;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::json;
@@ -53,8 +53,11 @@ impl Fixture {
             self.dir.display()
         );
         let path = self.dir.join("bin").join(name);
-        std::fs::write(&path, note + body).unwrap();
-        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+        // Written by another process: a child of a test beside this one may hold a copy of a descriptor of ours for a moment,
+        // and a file that is open for writing is not executed (ETXTBSY).
+        let put =
+            Command::new("sh").args(["-c", "printf %s \"$2\" >\"$1\" && chmod 755 \"$1\"", "sh"]).arg(&path).arg(note + body).status();
+        assert!(put.unwrap().success());
     }
 
     /// A plugin that answers ADD with `result`.

@@ -6,7 +6,7 @@ use nix::fcntl::{Flock, FlockArg};
 use serde_json::json;
 use std::fs::{self, File};
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -327,8 +327,7 @@ esac >"$here/answer"
 dd bs=65536 <"$here/answer" >&$2 2>/dev/null
 "#;
     let program = folder.join("criu");
-    fs::write(&program, script).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    host::write_program(&program, script.as_bytes());
     folder
 }
 

@@ -56,7 +56,7 @@ async fn a_runtime_executed_from_a_read_only_mount() {
     tests::require!(tests::runtime::program().1 == tests::runtime::Kind::Rrun, "only rrun is executed so");
     let program = pod.dir.join("runtime");
     let put = |file: &Path| {
-        std::fs::copy(file, pod.dir.join("new")).unwrap();
+        tests::host::write_program(&pod.dir.join("new"), &std::fs::read(file).unwrap());
         std::fs::rename(pod.dir.join("new"), &program).unwrap();
     };
     put(&tests::runtime::program().0);

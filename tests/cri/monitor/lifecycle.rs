@@ -98,8 +98,7 @@ async fn wrong_requests() {
 async fn a_runtime_that_hangs_is_killed() {
     let pod = pod!();
     let slow = pod.rt.dir().join("slow");
-    fs::write(&slow, "#!/bin/sh\nsleep 1000\n").unwrap();
-    fs::set_permissions(&slow, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    tests::host::write_program(&slow, b"#!/bin/sh\nsleep 1000\n");
     let create = Create { runtime: slow.to_str().unwrap().into(), timeout_ms: 100, ..pod.container("true") };
     let error = pod.monitor.create(&create).await.unwrap_err();
     assert!(matches!(error, Error::Failed { timed_out: true, .. }), "{error:?}");

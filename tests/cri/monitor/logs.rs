@@ -1,9 +1,10 @@
 //! The log's format, reopening, full disks.
 
-use super::{log_of, pod, wait_for_log};
+use super::{Pod, log_of, pod, wait_for_log};
 use rrun_cri::monitor::{Create, Event};
 use std::fs;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 #[tokio::test]
 async fn long_lines_are_cut_and_the_last_piece_is_a_part() {
@@ -68,7 +69,16 @@ async fn a_full_disk_drops_lines_and_blocks_nobody() {
     let Event::LogErrors(errors) = pod.event().await else { panic!("no log error") };
     assert!(errors.text.contains("No space left"), "{errors:?}");
     assert!(tests::host::wait_until(30, || done.exists()), "the container is blocked by its log");
-    let kept = log_of(&create);
+    // The monitor is through, too, with what the pipe held.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let kept = loop {
+        let (kept, dropped) = (log_of(&create), dropped(&pod).await);
+        if kept.len() as u64 + dropped == 3000 {
+            break kept;
+        }
+        assert!(Instant::now() < deadline, "{} lines kept, {dropped} dropped", kept.len());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
     assert!(kept.len() > 100 && kept.iter().enumerate().all(|(i, l)| *l == format!("stdout F a line of some length {i}")));
     // Room again: the next line is written.
     fs::write(&create.log_path, "").unwrap();
@@ -78,9 +88,13 @@ async fn a_full_disk_drops_lines_and_blocks_nobody() {
     assert_eq!(over.text, "");
     pod.exited(&create.id).await;
     assert_eq!(log_of(&create), ["stdout F again"]);
-    let dropped = pod.monitor.state().await.unwrap().1[0].state.log_lines_dropped;
-    assert_eq!(dropped, 3000 - kept.len() as u64);
+    assert_eq!(dropped(&pod).await, 3000 - kept.len() as u64);
     assert!(Command::new("umount").arg("--lazy").arg(&disk).status().unwrap().success());
+}
+
+/// How many lines of the pod's one container its log has lost.
+async fn dropped(pod: &Pod) -> u64 {
+    pod.monitor.state().await.unwrap().1[0].state.log_lines_dropped
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ async fn nothing_is_lost() {
     pod.start(&noisy).await;
     // As another file: what an upgrade is.
     let other = pod.rt.dir().join("rrun-monitor-2");
-    std::fs::copy(program(), &other).unwrap();
+    tests::host::write_program(&other, &std::fs::read(program()).unwrap());
     for _ in 0..10 {
         pod.monitor.upgrade(&other).await.unwrap();
     }
