@@ -173,7 +173,7 @@ fn a_scope_lives_and_dies() {
         println!("SKIP: systemd does not run here");
         return;
     }
-    let json = r#"{"memory":{"limit":33554432,"swap":33554432},"pids":{"limit":0},"cpu":{"shares":512,"quota":20500,"period":50000,"cpus":"0"},
+    let json = r#"{"memory":{"limit":33554432,"swap":33554432},"pids":{"limit":0},"cpu":{"shares":512,"quota":20499,"period":50000,"cpus":"0"},
         "devices":[{"allow":false,"access":"rwm"},{"allow":true,"type":"c","major":10,"minor":229,"access":"rwm"}]}"#;
     let r = resources(json);
     let id = format!("live+{}", std::process::id());
@@ -208,6 +208,15 @@ fn a_scope_lives_and_dies() {
     cgroup.update(&resources(r#"{"memory":{"limit":67108864,"swap":134217728},"pids":{"limit":30}}"#)).unwrap();
     assert_eq!((shown(&unit, "MemoryMax"), shown(&unit, "MemorySwapMax")), ("67108864".into(), "67108864".into()));
     assert_eq!(read(&cgroup, "", "pids.max"), "30");
+    for (cpu, quota, period, file) in [
+        (r#"{"period":60000}"#, "350ms", "60ms", "21000 60000"),
+        (r#"{"quota":30001}"#, "510ms", "60ms", "30600 60000"),
+        (r#"{"quota":-1}"#, "infinity", "60ms", "max 60000"),
+    ] {
+        cgroup.update(&resources(&format!(r#"{{"cpu":{cpu}}}"#))).unwrap();
+        assert_eq!((shown(&unit, "CPUQuotaPerSecUSec"), shown(&unit, "CPUQuotaPeriodUSec")), (quota.into(), period.into()), "{cpu}");
+        assert_eq!(read(&cgroup, "", "cpu.max"), file, "{cpu}");
+    }
     let mut second = Command::new("sleep").arg("60").spawn().unwrap();
     match cgroup.entry(&[], child.id() as i32).unwrap() {
         Entry::Adopt => cgroup.attach(second.id() as i32, &[]).unwrap(),

@@ -29,8 +29,8 @@ impl Cgroup {
     /// the waiting process `pid`, then does what systemd does not.
     pub fn adopt(&self, pid: i32, resources: Option<&LinuxResources>, annotations: &HashMap<String, String>) -> Result<()> {
         let Some([unit, slice]) = &self.record.unit else { return Ok(()) };
-        let default = LinuxResources::default();
-        let r = resources.unwrap_or(&default);
+        // What a new cgroup of v2 has for its cpu.max.
+        let r = &properties::held(resources.unwrap_or(&LinuxResources::default()), "max 100000");
         let rules = devices::Rules::new(r.devices().as_deref().unwrap_or_default())?;
         let v2 = self.version() == Version::V2;
         self.systemd(|systemd| {
@@ -44,7 +44,7 @@ impl Cgroup {
         if let Some(h) = self.ours().find(|h| (h.v2 && v2) || h.controllers == "name=systemd").filter(|h| !h.dir.is_dir()) {
             bail!("systemd made the scope {unit}, but not as {} (does /sys/fs/cgroup show what systemd sees?)", h.dir.display());
         }
-        self.build(resources, &mut Vec::new())?;
+        self.build(Some(r), &mut Vec::new())?;
         for h in self.ours().filter(|_| !v2).filter(|h| h.controllers != "name=systemd") {
             systemd::join_v1(&h.dir, pid)?;
         }

@@ -38,6 +38,7 @@ pub use oom::{OomWatch, Seen};
 use record::Hierarchy;
 pub use record::{Driver, Record};
 pub use stats::Stats;
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -142,24 +143,26 @@ impl Cgroup {
         } else {
             self.check_available(r, &[])?;
         }
+        let mut r = Cow::Borrowed(r);
         if let Some([unit, _]) = &self.record.unit {
             let v2 = self.version() == Version::V2;
+            let now = |file: &str| folder::read_file(&self.unified()?.dir, file).ok();
+            r = Cow::Owned(properties::held(&r, &now("cpu.max").unwrap_or_default()));
             if let Some(h) = self.unified().filter(|_| v2) {
                 // systemd writes at once what would kill.
-                v2::check_usage(&h.dir, r)?;
+                v2::check_usage(&h.dir, &r)?;
             }
-            let now = |file: &str| folder::read_file(&self.unified()?.dir, file).ok();
             let rules = devices::Rules::new(r.devices().as_deref().unwrap_or_default())?;
             self.systemd(|systemd| {
-                let mut properties = systemd.limits(r, v2, now)?;
+                let mut properties = systemd.limits(&r, v2, now)?;
                 if devices && !self.record.rootless {
                     properties.extend(systemd.devices(&rules));
                 }
                 systemd.set(unit, properties)
             })?;
         }
-        self.limit(r, true)?;
-        if devices { self.filter_devices(r, true).map(drop) } else { Ok(()) }
+        self.limit(&r, true)?;
+        if devices { self.filter_devices(&r, true).map(drop) } else { Ok(()) }
     }
 
     /// The processes in it and below it, by their ids in the caller's PID namespace.

@@ -12,6 +12,35 @@ use std::collections::HashMap;
 /// A property of a unit.
 pub(super) type Property = (String, Value);
 
+/// What one percent of a CPU is in `CPUQuotaPerSecUSec`: systemd holds a quota in whole ones.
+const PERCENT: u64 = 10_000;
+
+/// The limits as systemd holds them, for the files as well, where the value would otherwise change as soon as systemd
+/// writes its own again: a quota is rounded up to whole percents of a CPU, as runc does. One without a period, or a period
+/// without a quota, is completed from `max`, what v2's `cpu.max` holds (empty: not known).
+pub(super) fn held(r: &LinuxResources, max: &str) -> LinuxResources {
+    let mut held = r.clone();
+    let Some(mut c) = r.cpu().clone() else { return held };
+    let (quota, period) = (c.quota().filter(|&q| q != 0), c.period().filter(|&p| p != 0));
+    let present = |word: usize| max.split_whitespace().nth(word)?.parse::<i64>().ok();
+    let quota = quota.or_else(|| period.and_then(|_| present(0)));
+    let period = period.or_else(|| quota.and_then(|_| present(1)?.try_into().ok()));
+    let whole = |quota: u64, period: u64| u128::from(per_second(quota, period)) * u128::from(period) / 1_000_000;
+    c.set_quota(match (quota, period) {
+        (Some(quota @ 1..), Some(period)) => whole(quota as u64, period).try_into().ok(),
+        _ => quota,
+    });
+    c.set_period(period);
+    held.set_cpu(Some(c));
+    held
+}
+
+/// `CPUQuotaPerSecUSec` of a quota per period, both in microseconds.
+fn per_second(quota: u64, period: u64) -> u64 {
+    let exact = quota.saturating_mul(1_000_000).div_euclid(period);
+    exact.checked_next_multiple_of(PERCENT).unwrap_or(u64::MAX)
+}
+
 impl Systemd {
     /// The device rules as properties. systemd's list may be wider than the rules, never narrower:
     /// both filters must allow an access, and ours is exact.
@@ -33,8 +62,8 @@ impl Systemd {
         vec![property("DevicePolicy", policy.into()), property("DeviceAllow", Value::Array("(ss)".into(), allow))]
     }
 
-    /// The limits as properties of a unit whose cgroups are on v2 or on v1. `now` answers with what a file of v2
-    /// holds, asked for when only swap, or one of the CPU's quota and period, is given.
+    /// The limits, as [`held`], as properties of a unit whose cgroups are on v2 or on v1. `now` answers with what a file of
+    /// v2 holds, asked for when only swap is given.
     pub(super) fn limits(&self, r: &LinuxResources, v2: bool, now: impl Fn(&str) -> Option<String>) -> Result<Vec<Property>> {
         let mut list = Vec::new();
         let mut add = |name: &str, value: Value| list.push(property(name, value));
@@ -65,12 +94,7 @@ impl Systemd {
             } else if let Some(shares) = c.shares().filter(|&s| s != 0) {
                 if v2 { add("CPUWeight", Value::U64(weight_of_shares(shares))) } else { add("CPUShares", Value::U64(shares)) }
             }
-            let (quota, period) = (c.quota().filter(|&q| q != 0), c.period().filter(|&p| p != 0));
-            // One without the other: what is there goes on.
-            let present = |word: usize| -> Option<i64> { now("cpu.max")?.split_whitespace().nth(word)?.parse().ok() };
-            let quota = quota.or_else(|| period.and_then(|_| present(0)));
-            let period = period.or_else(|| quota.and_then(|_| present(1)?.try_into().ok()));
-            self.quota(quota, period, &mut add);
+            self.quota(c.quota().filter(|&q| q != 0), c.period().filter(|&p| p != 0), &mut add);
             for (set, name, field) in [(c.cpus(), "AllowedCPUs", "cpu.cpus"), (c.mems(), "AllowedMemoryNodes", "cpu.mems")] {
                 if let Some(set) = set.as_ref().filter(|s| !s.is_empty() && self.version >= 244) {
                     add(name, bits(set).with_context(|| format!("linux.resources.{field}"))?);
@@ -109,10 +133,7 @@ impl Systemd {
             return;
         }
         let per_second = match quota {
-            // systemd thinks in whole percents: rounded up, so that the exact value in the file fits.
-            Some(quota) if quota > 0 => {
-                (quota as u64).saturating_mul(1_000_000).div_euclid(period.unwrap_or(100_000)).next_multiple_of(10_000)
-            }
+            Some(quota) if quota > 0 => per_second(quota as u64, period.unwrap_or(100_000)),
             _ => u64::MAX,
         };
         add("CPUQuotaPerSecUSec", Value::U64(per_second));
@@ -249,24 +270,51 @@ mod tests {
         assert_eq!(limits(257, false, r#"{"memory":{"limit":7},"cpu":{"shares":5}}"#), [u("MemoryLimit", 7), u("CPUShares", 5)]);
         assert_eq!(limits(257, true, r#"{"cpu":{"idle":1,"shares":5}}"#), [u("CPUWeight", 0)]);
         assert_eq!(limits(257, true, r#"{"unified":{"cpu.idle":"1","cpu.weight":"8"}}"#), [u("CPUWeight", 0)]);
-        // The period alone, of a quota that is there.
-        let period = serde_json::from_str(r#"{"cpu":{"period":900000}}"#).unwrap();
-        let present = |file: &str| (file == "cpu.max").then(|| "500000 1000000\n".to_owned());
-        assert_eq!(
-            systemd(257).limits(&period, true, present).unwrap(),
-            [u("CPUQuotaPeriodUSec", 900_000), u("CPUQuotaPerSecUSec", 560_000)]
-        );
-        let quota = serde_json::from_str(r#"{"cpu":{"quota":600000}}"#).unwrap();
-        assert_eq!(
-            systemd(257).limits(&quota, true, present).unwrap(),
-            [u("CPUQuotaPeriodUSec", 1_000_000), u("CPUQuotaPerSecUSec", 600_000)]
-        );
         assert_eq!(limits(241, true, r#"{"cpu":{"cpus":"0","quota":-1,"period":5}}"#), [u("CPUQuotaPerSecUSec", u64::MAX)]);
         assert_eq!(
             limits(257, true, r#"{"unified":{"pids.max":"max","memory.high":" 5 ","io.weight":"7","cpu.max":"1000 10000"}}"#),
             [u("CPUQuotaPeriodUSec", 10_000), u("CPUQuotaPerSecUSec", 100_000), u("MemoryHigh", 5), u("TasksMax", u64::MAX)]
         );
         assert!(systemd(257).limits(&serde_json::from_str(r#"{"unified":{"pids.max":"x"}}"#).unwrap(), true, |_| None).is_err());
+    }
+
+    #[test]
+    fn a_quota_is_held_in_whole_percents() {
+        let fields = [(600_000, 900_000), (20_500, 50_000), (-1, 900_000), (0, 900_000), (600_000, 0), (i64::MAX, 1), (0, 0)];
+        let held = |max: &str| {
+            fields.map(|(quota, period)| {
+                let r = serde_json::from_str(&format!(r#"{{"cpu":{{"quota":{quota},"period":{period},"shares":7}}}}"#)).unwrap();
+                let c = held(&r, max).cpu().clone().unwrap();
+                assert_eq!(c.shares(), Some(7));
+                (c.quota(), c.period())
+            })
+        };
+        let period = Some(900_000);
+        let most = Some(i64::try_from(u64::MAX / 1_000_000).unwrap());
+        assert_eq!(
+            held("500001 1000000\n"),
+            [
+                (Some(603_000), period),
+                (Some(20_500), Some(50_000)),
+                (Some(-1), period),
+                (Some(504_000), period),
+                (Some(600_000), Some(1_000_000)),
+                (most, Some(1)),
+                (None, None)
+            ]
+        );
+        assert_eq!(
+            held(""),
+            [
+                (Some(603_000), period),
+                (Some(20_500), Some(50_000)),
+                (Some(-1), period),
+                (None, period),
+                (Some(600_000), None),
+                (most, Some(1)),
+                (None, None)
+            ]
+        );
     }
 
     #[test]
