@@ -23,12 +23,16 @@ macro_rules! object {
         impl Fields for $type {
             // Fields that the specification has given up are still read.
             #[allow(deprecated)]
-            fn field(&mut self, key: &str, reader: &mut Reader<'_>) -> Result<()> {
+            fn field(&mut self, key: &str, reader: &mut Reader<'_>) -> Result<bool> {
                 match key {
                     $($key => { self.$set(Read::read(reader)?); })*
-                    _ => reader.skip()?,
+                    _ => return Ok(false),
                 }
-                Ok(())
+                Ok(true)
+            }
+
+            fn names(&self) -> &'static [&'static str] {
+                &[$($key),*]
             }
         }
 
@@ -48,12 +52,16 @@ macro_rules! built {
     ($type:ident by $builder:ident needs $needs:literal; $($fields:tt)*) => { built! { @ $type, $builder, $needs, $($fields)* } };
     (@ $type:ident, $builder:ident, $needs:literal, $($key:literal => $field:ident: $of:ident,)*) => {
         impl Fields for $builder {
-            fn field(&mut self, key: &str, reader: &mut Reader<'_>) -> Result<()> {
+            fn field(&mut self, key: &str, reader: &mut Reader<'_>) -> Result<bool> {
                 match key {
                     $($key => *self = std::mem::take(self).$field($of::read(reader)?),)*
-                    _ => reader.skip()?,
+                    _ => return Ok(false),
                 }
-                Ok(())
+                Ok(true)
+            }
+
+            fn names(&self) -> &'static [&'static str] {
+                &[$($key),*]
             }
         }
 

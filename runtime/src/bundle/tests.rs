@@ -324,6 +324,16 @@ fn what_runc_takes_is_taken() {
     );
     assert!(spec.windows().is_some());
     assert!(spec.linux().as_ref().unwrap().seccomp().as_ref().unwrap().syscalls().as_ref().unwrap()[0].names().is_empty());
+    // Names in other capitals, but not the keys of maps.
+    let spec: Spec = parse(
+        br#"{"OCIVersion":"1.0.2","Process":{"ARGS":["x"],"Cwd":"/","user":{"UID":5}},"linux":{"Resources":{"CPU":{"Cpus":"0"}}},
+            "hostname":"a","HostName":"b","annotations":{"A":"1","a":"2"}}"#,
+    )
+    .unwrap();
+    let plain = json!({"ociVersion": "1.0.2", "process": {"args": ["x"], "cwd": "/", "user": {"uid": 5}},
+        "linux": {"resources": {"cpu": {"cpus": "0"}}}, "hostname": "b", "annotations": {"A": "1", "a": "2"}});
+    assert_eq!(spec, read(&plain));
+    assert_eq!(error(r#"{"Process":{"Cwd":1}}"#), "Process.Cwd: must be a string, not a number");
 }
 /// The shortest of many times; without that of giving the memory back.
 fn shortest<T>(mut read: impl FnMut() -> T) -> std::time::Duration {

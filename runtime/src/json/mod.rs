@@ -14,12 +14,12 @@ pub use write::{Write, Writer, indented, quoted, text};
 macro_rules! document {
     ($type:ident; $($key:literal => $field:ident,)*) => {
         impl $crate::json::read::Fields for $type {
-            fn field(&mut self, key: &str, reader: &mut $crate::json::read::Reader<'_>) -> $crate::json::read::Result<()> {
+            fn field(&mut self, key: &str, reader: &mut $crate::json::read::Reader<'_>) -> $crate::json::read::Result<bool> {
                 match key {
                     $($key => self.$field = $crate::json::Read::read(reader)?,)*
-                    _ => reader.skip()?,
+                    _ => return Ok(false),
                 }
-                Ok(())
+                Ok(true)
             }
         }
 

@@ -3,7 +3,8 @@
 //!
 //! [`parse`] is the entrance; types that can be read implement [`Read`] (see `values`, `fields`). The
 //! reader is strict about syntax and lenient the way Go's is about content: unknown fields are
-//! skipped, `null` is as good as absent, of equal keys the last wins.
+//! skipped, `null` is as good as absent, of equal keys the last wins, and a name that no field has stands for the one that
+//! differs from it in capitals alone.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -21,8 +22,13 @@ pub trait Read: Sized {
 
 /// What takes the fields of an object. (No closure: the compiler makes two copies of each.)
 pub(crate) trait Fields {
-    /// Takes the value of the field `key`, or skips it.
-    fn field(&mut self, key: &str, reader: &mut Reader<'_>) -> Result<()>;
+    /// Takes the value of the field `key`; false: there is none of that name, and nothing was taken.
+    fn field(&mut self, key: &str, reader: &mut Reader<'_>) -> Result<bool>;
+
+    /// The names of fields that may be written in other capitals.
+    fn names(&self) -> &'static [&'static str] {
+        &[]
+    }
 }
 
 /// What takes the elements of a list.
@@ -35,8 +41,8 @@ pub(crate) trait Elements {
 struct Nothing;
 
 impl Fields for Nothing {
-    fn field(&mut self, _key: &str, reader: &mut Reader<'_>) -> Result<()> {
-        reader.skip()
+    fn field(&mut self, _key: &str, _reader: &mut Reader<'_>) -> Result<bool> {
+        Ok(false)
     }
 }
 
@@ -138,14 +144,25 @@ impl<'a> Reader<'a> {
             if self.peek() == Some(b'n') {
                 self.word("null")?;
             } else {
-                fields.field(&key, self).map_err(|e| e.within(format_args!(".{key}")))?;
-                seen |= key == needs;
+                self.field(&key, fields).map_err(|e| e.within(format_args!(".{key}")))?;
+                seen |= key.eq_ignore_ascii_case(needs);
             }
             more = self.goes_on(b'}', "expected ',' or '}'")?;
         }
         match seen {
             true => Ok(()),
             false => Err(Error::value(format!("missing{otherwise}")).within(format_args!(".{needs}"))),
+        }
+    }
+
+    /// Reads the value of the field `key` into `fields`.
+    fn field(&mut self, key: &str, fields: &mut dyn Fields) -> Result<()> {
+        if fields.field(key, self)? {
+            return Ok(());
+        }
+        match fields.names().iter().find(|name| name.eq_ignore_ascii_case(key)) {
+            Some(name) => fields.field(name, self).map(drop),
+            None => self.skip(),
         }
     }
 

@@ -64,9 +64,9 @@ impl Read for [String; 2] {
 }
 
 impl<T: Read> Fields for HashMap<String, T> {
-    fn field(&mut self, key: &str, reader: &mut Reader<'_>) -> Result<()> {
+    fn field(&mut self, key: &str, reader: &mut Reader<'_>) -> Result<bool> {
         self.insert(key.to_owned(), T::read(reader)?);
-        Ok(())
+        Ok(true)
     }
 }
 
@@ -79,9 +79,9 @@ impl<T: Read> Read for HashMap<String, T> {
 }
 
 impl Fields for BTreeMap<String, String> {
-    fn field(&mut self, key: &str, reader: &mut Reader<'_>) -> Result<()> {
+    fn field(&mut self, key: &str, reader: &mut Reader<'_>) -> Result<bool> {
         self.insert(key.to_owned(), String::read(reader)?);
-        Ok(())
+        Ok(true)
     }
 }
 
