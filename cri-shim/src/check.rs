@@ -78,9 +78,6 @@ fn look(config: &Config) -> Result<Vec<Found>> {
         Some(path) => Found::Good(format!("CRIU for checkpoints: {}", path.display())),
         None => Found::Lacking("CRIU: no program criu: CheckpointContainer and containers from checkpoints will fail".into()),
     });
-    for rpc in UNIMPLEMENTED {
-        all.push(Found::Lacking(format!("RPC {rpc}: answers Unimplemented in this release")));
-    }
     Ok(all)
 }
 
@@ -101,6 +98,3 @@ fn network(config: &Config) -> Found {
         (true, None) => Found::Lacking(format!("CNI: no standard plugins in {:?}", config.cni.bin_dirs)),
     }
 }
-
-/// RPCs that this release does not serve.
-const UNIMPLEMENTED: &[&str] = &["CheckpointPod", "RestorePod"];

@@ -36,9 +36,6 @@ pub enum Error {
     /// No space, too many: `ResourceExhausted`.
     #[error("{0}")]
     ResourceExhausted(String),
-    /// Not built: `Unimplemented`.
-    #[error("{0}")]
-    Unimplemented(String),
     /// Everything else: `Unknown`, which is what kubelet expects of a runtime's own errors.
     #[error("{0:#}")]
     Internal(anyhow::Error),
@@ -64,7 +61,6 @@ impl Error {
             Error::PermissionDenied(_) => Code::PermissionDenied,
             Error::Unauthenticated(_) => Code::Unauthenticated,
             Error::ResourceExhausted(_) => Code::ResourceExhausted,
-            Error::Unimplemented(_) => Code::Unimplemented,
             Error::Internal(_) => Code::Unknown,
         }
     }
@@ -81,7 +77,6 @@ impl Error {
             Error::PermissionDenied(text) => Error::PermissionDenied(format!("{what}: {text}")),
             Error::Unauthenticated(text) => Error::Unauthenticated(format!("{what}: {text}")),
             Error::ResourceExhausted(text) => Error::ResourceExhausted(format!("{what}: {text}")),
-            Error::Unimplemented(text) => Error::Unimplemented(format!("{what}: {text}")),
             Error::Internal(error) => Error::Internal(error.context(what.to_string())),
         }
     }

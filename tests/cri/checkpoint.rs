@@ -35,6 +35,8 @@ macro_rules! criu_or_skip {
     }};
 }
 
+mod pods;
+
 /// Numbers on standard output, one after the other, until SIGTERM.
 const COUNT: &str = "i=0; trap 'echo bye; exit 5' TERM; while :; do i=$((i+1)); echo $i; sleep 0.02; done";
 

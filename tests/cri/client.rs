@@ -69,6 +69,7 @@ calls! {
     runtime port_forward PortForwardRequest PortForwardResponse;
     runtime checkpoint_container CheckpointContainerRequest CheckpointContainerResponse;
     runtime checkpoint_pod CheckpointPodRequest CheckpointPodResponse;
+    runtime restore_pod RestorePodRequest RestorePodResponse;
     images list_images ListImagesRequest ListImagesResponse;
     images image_status ImageStatusRequest ImageStatusResponse;
     images remove_image RemoveImageRequest RemoveImageResponse;

@@ -23,23 +23,28 @@ use crate::step;
 /// Makes a container; answers its id. The same request again joins the running one, or finds its container.
 pub async fn create(shim: &Shim, request: v1::CreateContainerRequest) -> Result<String, Status> {
     let config = request.config.ok_or_else(|| Error::InvalidArgument("config is missing".into()))?;
-    let name = config.metadata.as_ref().filter(|data| !data.name.is_empty());
-    let Some(name) = name else {
+    if config.metadata.as_ref().is_none_or(|data| data.name.is_empty()) {
         return Err(Error::InvalidArgument("config.metadata.name is empty".into()).into());
-    };
+    }
     if config.image.as_ref().is_none_or(|image| image.image.is_empty()) {
         return Err(Error::InvalidArgument("config.image.image is empty".into()).into());
     }
     let pod = shim.pod(&request.pod_sandbox_id)?;
+    create_from(shim, pod, config, None).await
+}
+
+/// The same, from the checkpoint that is given, if one is.
+pub(super) async fn create_from(shim: &Shim, pod: Arc<Pod>, config: v1::ContainerConfig, source: Option<Source>) -> Result<String, Status> {
+    let name = config.metadata.clone().unwrap_or_default();
     let (job, shim) = (format!("container {} {} {}", pod.id, name.name, name.attempt), shim.clone());
     let work = {
         let shim = shim.clone();
-        async move { create_one(&shim, &pod, config).await.map_err(Status::from) }
+        async move { create_one(&shim, &pod, config, source).await.map_err(Status::from) }
     };
     shim.jobs.run(job, work).await
 }
 
-async fn create_one(shim: &Shim, pod: &Arc<Pod>, mut config: v1::ContainerConfig) -> Result<String> {
+async fn create_one(shim: &Shim, pod: &Arc<Pod>, mut config: v1::ContainerConfig, source: Option<Source>) -> Result<String> {
     let _open = pod.open("CreateContainer").await?;
     let same = |container: &Arc<Container>| container.record().config.metadata == config.metadata;
     if let Some(container) = shim.containers_of(&pod.id).into_iter().find(same) {
@@ -52,7 +57,8 @@ async fn create_one(shim: &Shim, pod: &Arc<Pod>, mut config: v1::ContainerConfig
         };
     }
     let id = new_id()?;
-    let Some(source) = Source::of(shim, &config)? else { return make(shim, pod, id, config, None).await };
+    let source = if source.is_some() { source } else { Source::of(shim, &config)? };
+    let Some(source) = source else { return make(shim, pod, id, config, None).await };
     let dir = pod.dir.join("containers").join(&id);
     let made = match checkpoint::take(shim, pod, &dir, source, &mut config).await {
         Ok(dump) => make(shim, pod, id.clone(), config, Some(dump)).await,

@@ -26,7 +26,7 @@ use crate::images::Image;
 use crate::pods::blocking;
 use crate::record::{self, Exit, Process};
 
-pub use checkpoint::{checkpoint, give_up};
+pub use checkpoint::{checkpoint, checkpoint_pod, give_up, restore_pod};
 pub use create::create;
 pub use end::{clean_up, exited, knows};
 pub use exec::{exec_sync, process_file};

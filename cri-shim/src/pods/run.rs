@@ -27,7 +27,7 @@ pub async fn run(shim: &Shim, request: v1::RunPodSandboxRequest) -> Result<Strin
 }
 
 /// What tells a sandbox from all others: its metadata.
-fn name(config: &v1::PodSandboxConfig) -> Result<String> {
+pub fn name(config: &v1::PodSandboxConfig) -> Result<String> {
     let Some(data) = &config.metadata else {
         return Err(Error::InvalidArgument("config.metadata is missing".into()));
     };

@@ -4,11 +4,11 @@
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::http::{HeaderMap, Response};
+use tonic::{Request, Status};
 
 /// Awaits an answer for as long as the client said; the future is dropped then.
 pub(crate) async fn within(
@@ -18,6 +18,11 @@ pub(crate) async fn within(
     let Some(deadline) = deadline else { return answer.await };
     let passed = |_| Ok(Status::deadline_exceeded("the request's deadline has passed").into_http());
     tokio::time::timeout(deadline.saturating_sub(Duration::from_millis(1)), answer).await.unwrap_or_else(passed)
+}
+
+/// When a request's time is over, for work that goes on without its caller.
+pub(crate) fn at<T>(request: &Request<T>) -> Option<Instant> {
+    Instant::now().checked_add(of(request.metadata().as_ref())?)
 }
 
 /// The header's value: at most eight digits and a unit (gRPC over HTTP/2, `Timeout`). Nothing where it is malformed.

@@ -52,11 +52,6 @@ fn follow(events: Receiver<ContainerEventResponse>) -> impl Stream<Item = Result
     })
 }
 
-/// An RPC that is not there.
-fn unimplemented(rpc: &str) -> Status {
-    Status::unimplemented(format!("{rpc} is not part of this release of rrun-cri"))
-}
-
 /// An answer without content.
 fn done<T: Default>() -> Response<T> {
     Response::new(T::default())

@@ -4,7 +4,7 @@ use rrun_proto::v1;
 use rrun_proto::v1::runtime_service_server::RuntimeService;
 use tonic::{Request, Response};
 
-use super::{Answer, Streamed, done, follow, pieces, stream, unimplemented, version};
+use super::{Answer, Streamed, deadline, done, follow, pieces, stream, version};
 use crate::shim::Shim;
 use crate::{containers, pods, stats};
 
@@ -192,12 +192,15 @@ impl RuntimeService for Runtime {
         Ok(done())
     }
 
-    async fn checkpoint_pod(&self, _: Request<v1::CheckpointPodRequest>) -> Answer<v1::CheckpointPodResponse> {
-        Err(unimplemented("CheckpointPod"))
+    async fn checkpoint_pod(&self, request: Request<v1::CheckpointPodRequest>) -> Answer<v1::CheckpointPodResponse> {
+        let deadline = deadline::at(&request);
+        containers::checkpoint_pod(&self.shim, request.into_inner(), deadline).await?;
+        Ok(done())
     }
 
-    async fn restore_pod(&self, _: Request<v1::RestorePodRequest>) -> Answer<v1::RestorePodResponse> {
-        Err(unimplemented("RestorePod"))
+    async fn restore_pod(&self, request: Request<v1::RestorePodRequest>) -> Answer<v1::RestorePodResponse> {
+        let deadline = deadline::at(&request);
+        Ok(Response::new(containers::restore_pod(&self.shim, request.into_inner(), deadline).await?))
     }
 
     async fn get_container_events(&self, _: Request<v1::GetEventsRequest>) -> Answer<Self::GetContainerEventsStream> {

@@ -33,8 +33,9 @@ fn start(command: &[String], streams: Streams) -> anyhow::Result<Process> {
         grantpt(&master)?;
         unlockpt(&master)?;
         let slave = std::fs::OpenOptions::new().read(true).write(true).open(ptsname(&master, Vec::new())?.to_str()?)?;
-        call = tokio::process::Command::new("setsid");
-        call.args(["--ctty", "--wait"]).args(command);
+        // Whoever runs the tests may ignore SIGHUP, as nohup does; a terminal's child must not.
+        call = tokio::process::Command::new("env");
+        call.args(["--default-signal=HUP", "setsid", "--ctty", "--wait"]).args(command);
         child = call.stdin(slave.try_clone()?).stdout(slave.try_clone()?).stderr(slave).spawn()?;
         process.stdin = streams.stdin.then(|| master.try_clone()).transpose()?;
         process.stdout = streams.stdout.then(|| master.try_clone()).transpose()?;

@@ -19,11 +19,13 @@
 //! request, as for any container, and rrun holds what CRIU made of its images against it before it runs.
 
 mod archive;
+mod pod;
 mod restore;
 mod save;
 
 use serde::{Deserialize, Serialize};
 
+pub use pod::{checkpoint_pod, restore_pod};
 pub(super) use restore::{Dump, Source, fill, fit, forget, restore_args, take, write_log};
 pub use save::{checkpoint, give_up};
 

@@ -38,6 +38,8 @@ pub(in crate::containers) enum Source {
     Archive(PathBuf),
     /// Unpacked, in the layers of an image.
     Image(Arc<Image>),
+    /// One of a pod's checkpoint: the request names the image and the process as they were.
+    OfPod(File),
 }
 
 impl Source {
@@ -62,6 +64,8 @@ impl Source {
 pub(in crate::containers) struct Dump {
     config: ConfigDump,
     spec: SpecDump,
+    /// The request's process must be the checkpoint's.
+    exact: bool,
 }
 
 /// What is looked at of `spec.dump`.
@@ -76,6 +80,17 @@ struct SpecDump {
 #[serde(default)]
 struct ProcessDump {
     terminal: bool,
+    args: Vec<String>,
+    cwd: PathBuf,
+    env: Vec<String>,
+    user: UserDump,
+}
+
+#[derive(Default, Deserialize, PartialEq)]
+#[serde(default)]
+struct UserDump {
+    uid: u32,
+    gid: u32,
 }
 
 #[derive(Default, Deserialize)]
@@ -111,19 +126,28 @@ pub(in crate::containers) async fn take(
     }
     let asked = config.image.clone().unwrap_or_default();
     let (name, folder) = (asked.image.clone(), folder_in(dir));
-    let dump = blocking(move || unpack(&source, &folder).map_err(|error| wrong(&name, error))).await?;
+    let dump = blocking(move || unpack(source, &folder).map_err(|error| wrong(&name, error))).await?;
     if dump.spec.process.terminal != config.tty {
         let text = if config.tty { "has no terminal: leave tty out" } else { "has a terminal: set tty" };
         return Err(Error::InvalidArgument(format!("tty: the checkpoint's container {text}")));
     }
     let base = base_image(shim, &dump.config, &asked.image).await?;
-    let spec = config.image.get_or_insert_default();
-    spec.image.clone_from(&base.id);
-    spec.user_specified_image = Some(&dump.config.rootfs_image).filter(|name| !name.is_empty()).unwrap_or(&base.id).clone();
-    let asked = if asked.user_specified_image.is_empty() { asked.image } else { asked.user_specified_image };
     // As containerd has them.
-    let facts = [("restored", "true".to_owned()), ("checkpointedAt", dump.config.checkpointed_time.clone()), ("checkpointImage", asked)];
-    config.annotations.extend(facts.map(|(key, value)| (key.to_owned(), value)));
+    let mut facts = vec![("restored", "true".to_owned()), ("checkpointedAt", dump.config.checkpointed_time.clone())];
+    if dump.exact {
+        if shim.images.lookup(&asked.image).is_some_and(|image| image.id != base.id) {
+            return Err(Error::FailedPrecondition(format!(
+                "image {:?}: the checkpoint's container runs on another, {} ({})",
+                asked.image, base.id, dump.config.rootfs_image
+            )));
+        }
+    } else {
+        let spec = config.image.get_or_insert_default();
+        spec.image.clone_from(&base.id);
+        spec.user_specified_image = Some(&dump.config.rootfs_image).filter(|name| !name.is_empty()).unwrap_or(&base.id).clone();
+        facts.push(("checkpointImage", if asked.user_specified_image.is_empty() { asked.image } else { asked.user_specified_image }));
+    }
+    config.annotations.extend(facts.into_iter().map(|(key, value)| (key.to_owned(), value)));
     Ok(Arc::new(dump))
 }
 
@@ -138,18 +162,20 @@ fn folder_in(dir: &Path) -> PathBuf {
     dir.join("restore")
 }
 
-fn unpack(source: &Source, folder: &Path) -> anyhow::Result<Dump> {
+fn unpack(source: Source, folder: &Path) -> anyhow::Result<Dump> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).with_context(|| format!("make {}", folder.display()))?;
+    let exact = matches!(source, Source::OfPod(_));
     match source {
         Source::Archive(path) => upper::unpack_all(File::open(path)?, folder)?,
-        Source::Image(image) => copy_image(image, folder)?,
+        Source::Image(image) => copy_image(&image, folder)?,
+        Source::OfPod(archive) => upper::unpack_all(archive, folder)?,
     }
     let root = open_folder(folder)?;
     check_images(&root)?;
-    Ok(Dump { config: read_json(&root, CONFIG)?, spec: read_json(&root, SPEC)? })
+    Ok(Dump { config: read_json(&root, CONFIG)?, spec: read_json(&root, SPEC)?, exact })
 }
 
-fn open_folder(path: &Path) -> anyhow::Result<OwnedFd> {
+pub(super) fn open_folder(path: &Path) -> anyhow::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::open(path, flags, Mode::empty()).with_context(|| format!("open {}", path.display()))
 }
@@ -171,7 +197,7 @@ fn check_images(root: &OwnedFd) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn read_json<T: DeserializeOwned>(root: &OwnedFd, name: &str) -> anyhow::Result<T> {
+pub(super) fn read_json<T: DeserializeOwned>(root: &OwnedFd, name: &str) -> anyhow::Result<T> {
     let file = upper::open_file(root, OsStr::new(name))?.with_context(|| format!("has no {name}"))?;
     let mut text = Vec::new();
     file.take(MAX_JSON + 1).read_to_end(&mut text).with_context(|| format!("{name}: read"))?;
@@ -272,6 +298,9 @@ pub(in crate::containers) fn fill(container: &Container, image: &Image) -> Resul
 /// Holds the mounts of the specification against the checkpoint's: CRIU makes those that there were, no more and no less. The
 /// pod's files that the checkpoint's container did not have are left out.
 pub(in crate::containers) fn fit(spec: &mut Spec, dump: &Dump, config: &v1::ContainerConfig) -> Result<()> {
+    if dump.exact {
+        same_process(spec, &dump.spec.process)?;
+    }
     let bind = |mount: &oci_spec::runtime::Mount| {
         mount.typ().as_deref() == Some("bind") || mount.options().iter().flatten().any(|option| option == "bind" || option == "rbind")
     };
@@ -296,6 +325,29 @@ pub(in crate::containers) fn fit(spec: &mut Spec, dump: &Dump, config: &v1::Cont
     }
     spec.set_mounts(Some(mounts));
     Ok(())
+}
+
+/// Of the environment what the request has must be there; others may have added to it.
+fn same_process(spec: &Spec, before: &ProcessDump) -> Result<()> {
+    let process = spec.process().clone().unwrap_or_default();
+    let other = |field: &str, now: &dyn std::fmt::Debug, before: &dyn std::fmt::Debug| {
+        Err(Error::FailedPrecondition(format!("{field}: the checkpoint's process has {before:?}, not {now:?}")))
+    };
+    let args = process.args().clone().unwrap_or_default();
+    if args != before.args {
+        return other("command and args", &args, &before.args);
+    }
+    if clean(process.cwd()) != clean(&before.cwd) {
+        return other("working_dir", process.cwd(), &before.cwd);
+    }
+    let user = (process.user().uid(), process.user().gid());
+    if user != (before.user.uid, before.user.gid) {
+        return other("user and group", &user, &(before.user.uid, before.user.gid));
+    }
+    match process.env().iter().flatten().find(|entry| !before.env.contains(entry)) {
+        Some(entry) => Err(Error::FailedPrecondition(format!("envs: the checkpoint's process has no {entry:?}"))),
+        None => Ok(()),
+    }
 }
 
 /// Without `.`, doubled and trailing slashes.

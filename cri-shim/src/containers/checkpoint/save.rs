@@ -24,7 +24,7 @@ use crate::images::upper;
 use crate::pods::{Pod, blocking, remove_folder};
 use crate::runtime::Runtime;
 use crate::shim::{Shim, now};
-use crate::step;
+use crate::{step, tree};
 
 /// How long the monitor may take to read what a container has written.
 const LOGGING: Duration = Duration::from_secs(1);
@@ -36,7 +36,7 @@ const LEFT_AT_WORK: Duration = Duration::from_secs(3600);
 /// `DeadlineExceeded`; CRIU is not stopped half-way, which could end the container, but what it makes is removed.
 pub async fn checkpoint(shim: &Shim, request: v1::CheckpointContainerRequest) -> Result<(), Status> {
     let container = shim.container(&request.container_id)?;
-    can_be_saved(&container)?;
+    can_be_saved("CheckpointContainer", &container)?;
     let location = Location::find(&request.location, &container.id)?;
     let patience = match u64::try_from(request.timeout) {
         Ok(0) => None,
@@ -59,14 +59,15 @@ pub async fn checkpoint(shim: &Shim, request: v1::CheckpointContainerRequest) ->
     }
 }
 
-fn too_late() -> Error {
-    Error::DeadlineExceeded("CheckpointContainer: not done in the time that timeout allows; nothing is kept".into())
+pub(super) fn too_late() -> Error {
+    Error::DeadlineExceeded("the checkpoint was not done in the time that the request allows; nothing is kept".into())
 }
 
-fn can_be_saved(container: &Container) -> Result<()> {
-    container.running("CheckpointContainer")?;
+/// A running container that is not being stopped; `what` is asked for.
+pub(super) fn can_be_saved(what: &str, container: &Container) -> Result<()> {
+    container.running(what)?;
     match container.record().stop_signalled {
-        true => Err(Error::FailedPrecondition(format!("CheckpointContainer: container {} is being stopped", container.id))),
+        true => Err(Error::FailedPrecondition(format!("{what}: container {} is being stopped", container.id))),
         false => Ok(()),
     }
 }
@@ -128,7 +129,7 @@ impl Location {
 
 async fn save(shim: &Shim, container: &Arc<Container>, location: Location, deadline: Option<Instant>) -> Result<()> {
     let _alone = container.checkpointing.lock().await;
-    can_be_saved(container)?;
+    can_be_saved("CheckpointContainer", container)?;
     let pod = shim.pod(&container.pod)?;
     let runtime = shim.runtimes.get(&pod.record().handler)?;
     let partial = location.folder.join(&location.partial);
@@ -150,9 +151,32 @@ async fn make(
     let work = work_folder(container);
     let folder = location.open_folder()?;
     let file = location.begin(&folder)?;
+    let lock = prepare(shim, pod, container, runtime).await?;
+    runtime.pause(&container.id).await?;
+    step::reached("checkpoint frozen");
+    let dumped = dump(pod, container, runtime, lock, deadline).await;
+    let thawed = runtime.resume(&container.id).await;
+    dumped?;
+    thawed?;
+    step::reached("checkpoint goes on");
+    blocking(move || {
+        archive(&work, file, deadline)?;
+        if deadline.is_some_and(|at| at <= Instant::now()) {
+            return Err(too_late());
+        }
+        step::reached("checkpoint written");
+        rustix::fs::renameat(&folder, &location.partial, &folder, &location.name)
+            .with_context(|| format!("location: rename to {}", location.path().display()))?;
+        Ok(rustix::fs::fsync(&folder).with_context(|| format!("location: sync {}", location.folder.display()))?)
+    })
+    .await
+}
+
+/// Makes the work folder, with what is known before the container is frozen; gives its lock.
+pub(super) async fn prepare(shim: &Shim, pod: &Pod, container: &Container, runtime: &Runtime) -> Result<File> {
     let dumps = dumps(shim, pod, container, runtime)?;
-    let (from, to) = (container.run_dir.join("config.json"), work.clone());
-    let lock = blocking(move || {
+    let (from, to) = (container.run_dir.join("config.json"), work_folder(container));
+    blocking(move || {
         let mut builder = fs::DirBuilder::new();
         builder.mode(0o700);
         remove_folder(&to)?;
@@ -167,32 +191,24 @@ async fn make(
         }
         Ok(lock)
     })
-    .await?;
-    runtime.pause(&container.id).await?;
-    step::reached("checkpoint frozen");
-    let dumped = dump(pod, container, runtime, lock, deadline).await;
-    let thawed = runtime.resume(&container.id).await;
-    dumped?;
-    thawed?;
-    step::reached("checkpoint goes on");
-    blocking(move || {
-        let mut out = InTime { inner: file, deadline };
-        pack(&work, &mut out).map_err(refused)?;
-        let file = out.inner;
-        file.sync_all().with_context(|| format!("location: sync {}", location.path().display()))?;
-        if deadline.is_some_and(|at| at <= Instant::now()) {
-            return Err(too_late());
-        }
-        step::reached("checkpoint written");
-        rustix::fs::renameat(&folder, &location.partial, &folder, &location.name)
-            .with_context(|| format!("location: rename to {}", location.path().display()))?;
-        Ok(rustix::fs::fsync(&folder).with_context(|| format!("location: sync {}", location.folder.display()))?)
-    })
     .await
 }
 
+/// Writes the archive of a work folder. Blocks.
+pub(super) fn archive(work: &Path, file: File, deadline: Option<Instant>) -> Result<()> {
+    let mut out = InTime { inner: file, deadline };
+    pack(work, &mut out).map_err(refused)?;
+    Ok(out.inner.sync_all().context("sync the archive")?)
+}
+
 /// The memory, then the writable layer and the log as they are at that moment.
-async fn dump(pod: &Arc<Pod>, container: &Arc<Container>, runtime: &Runtime, lock: File, deadline: Option<Instant>) -> Result<()> {
+pub(super) async fn dump(
+    pod: &Arc<Pod>,
+    container: &Arc<Container>,
+    runtime: &Runtime,
+    lock: File,
+    deadline: Option<Instant>,
+) -> Result<()> {
     let work = work_folder(container);
     until_logged(container).await;
     runtime.checkpoint(&container.id, &work.join(IMAGES), &work, lock).await?;
@@ -229,7 +245,7 @@ async fn until_logged(container: &Container) {
     }
 }
 
-fn refused(error: anyhow::Error) -> Error {
+pub(super) fn refused(error: anyhow::Error) -> Error {
     let late = |cause: &(dyn std::error::Error + 'static)| {
         cause.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::TimedOut)
     };
@@ -286,27 +302,27 @@ fn bind_mounts(spec: &[u8]) -> Result<Vec<u8>> {
     json_text(&json!(list))
 }
 
-fn json_text(value: &serde_json::Value) -> Result<Vec<u8>> {
+pub(super) fn json_text(value: &serde_json::Value) -> Result<Vec<u8>> {
     Ok(serde_json::to_vec_pretty(value).context("JSON")?)
 }
 
-fn write(folder: &Path, name: &str, text: &[u8]) -> Result<()> {
+pub(super) fn write(folder: &Path, name: &str, text: &[u8]) -> Result<()> {
     let path = folder.join(name);
     Ok(fs::write(&path, text).with_context(|| format!("write {}", path.display()))?)
 }
 
 /// On disk, for memory is what it holds.
-fn work_folder(container: &Container) -> PathBuf {
+pub(super) fn work_folder(container: &Container) -> PathBuf {
     container.dir.join("checkpoint")
 }
 
 /// Removes what is left of a checkpoint that is over.
-async fn remove_rest(container: &Container) -> Result<()> {
+pub(super) async fn remove_rest(container: &Container) -> Result<()> {
     let (work, partial) = (work_folder(container), container.record().checkpoint.clone());
     blocking(move || {
         if let Some(partial) = partial {
             // After the rename it is not there.
-            let _ = fs::remove_file(partial);
+            let _ = tree::remove_path(&partial);
         }
         remove_folder(&work)
     })
