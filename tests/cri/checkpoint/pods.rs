@@ -174,7 +174,7 @@ fn a_restore_that_fails_leaves_nothing() {
     let node = criu_or_skip!(Node::new(Network::Cheap));
     let pod = node.pod();
     let (mut one, two) = (script(COUNT), script(COUNT));
-    one.envs = vec![v1::KeyValue { key: "A".into(), value: "1".into(), ..Default::default() }];
+    one.envs = vec![v1::KeyValue { key: "A".into(), value: "1".into() }];
     let (first, second) = (pod.start(&one), pod.start(&two));
     first.counts_beyond(1);
     second.counts_beyond(1);
