@@ -139,6 +139,9 @@ async fn recover_pod(shim: &Shim, pod: &Arc<Pod>) -> Result<()> {
         }
         for container in shim.containers_of(&pod.id) {
             lost(shim, &container, "the node was restarted").await?;
+            if container.record().checkpoint.is_some() {
+                containers::give_up(shim, &container).await?;
+            }
         }
         return Ok(());
     }

@@ -198,7 +198,7 @@ fn update_by_flags() {
         // As runc writes it: systemd takes no 0, and nobody can fork with either.
         (&["--pids-limit", "0"], "pids", "pids.max", "1", "pids.max", "1"),
         (&["--pids-limit", "10"], "pids", "pids.max", "10", "pids.max", "10"),
-        (&["--cpu-period", "90000", "--cpu-quota", "60000"], "cpu", "cpu.cfs_quota_us", "60000", "cpu.max", "60000 90000"),
+        (&["--cpu-period", "90000", "--cpu-quota", "63000"], "cpu", "cpu.cfs_quota_us", "63000", "cpu.max", "63000 90000"),
         (&["--cpu-share", "256"], "cpu", "cpu.shares", "256", "cpu.weight", "10|29|35"),
         (&["--cpuset-cpus", "0"], "cpuset", "cpuset.cpus", "0", "cpuset.cpus", "0"),
         (&["--cpu-idle", "1"], "cpu", "cpu.idle", "1", "cpu.idle", "1"),

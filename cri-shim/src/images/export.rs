@@ -216,8 +216,13 @@ impl<W: Write> Walk<W> {
         }
         match entry.kind {
             Kind::File => {
-                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                // Another may have taken its place, even a FIFO that nobody writes to.
+                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
                 let file = rustix::fs::openat(dir, name, flags, Mode::empty()).context("open")?;
+                let opened = rustix::fs::fstat(&file).context("stat")?;
+                if (opened.st_dev, opened.st_ino) != (stat.st_dev, stat.st_ino) {
+                    bail!("was replaced while it was read");
+                }
                 self.writer.append(&entry, File::from(file))
             }
             Kind::Symlink => {

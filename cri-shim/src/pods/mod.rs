@@ -24,6 +24,7 @@ use crate::record;
 pub use files::paths as files;
 pub use network::attachment;
 pub use remove::{remove, remove_folder};
+pub(crate) use run::run_one;
 pub use run::{name, run};
 pub use status::{list, message, status, to_status};
 pub use stop::{stop, tear_down};

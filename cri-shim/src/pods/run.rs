@@ -21,7 +21,7 @@ pub async fn run(shim: &Shim, request: v1::RunPodSandboxRequest) -> Result<Strin
     let (shim, handler) = (shim.clone(), request.runtime_handler);
     let job = {
         let shim = shim.clone();
-        async move { run_one(&shim, config, handler).await.map_err(Status::from) }
+        async move { run_one(&shim, config, handler, async |_| Ok(())).await }
     };
     shim.jobs.run(format!("pod {key}"), job).await
 }
@@ -39,14 +39,21 @@ pub fn name(config: &v1::PodSandboxConfig) -> Result<String> {
     Ok(format!("{}_{}_{}_{}", data.name, data.namespace, data.uid, data.attempt))
 }
 
-async fn run_one(shim: &Shim, config: v1::PodSandboxConfig, handler: String) -> Result<String> {
+/// Makes a sandbox and has `fill` add to it before it is acknowledged; or finds the one of that name.
+pub(crate) async fn run_one(
+    shim: &Shim,
+    config: v1::PodSandboxConfig,
+    handler: String,
+    fill: impl AsyncFnOnce(&Arc<Pod>) -> Result<(), Status>,
+) -> Result<String, Status> {
     if let Some(pod) = shim.pods().into_iter().find(|pod| pod.record().config.metadata == config.metadata) {
         return match pod.record().ready {
             true => Ok(pod.id.clone()),
             false => Err(Error::AlreadyExists(format!(
                 "pod sandbox {} has this name and attempt and is not ready: remove it, or ask for a higher attempt",
                 pod.id
-            ))),
+            ))
+            .into()),
         };
     }
     let runtime = shim.runtimes.get(&handler)?;
@@ -64,7 +71,15 @@ async fn run_one(shim: &Shim, config: v1::PodSandboxConfig, handler: String) -> 
     .await?;
     pod.update("pod reserved", |_| {}).await?;
     shim.add_pod(pod.clone());
-    match make(shim, &pod).await {
+    let made = match make(shim, &pod).await {
+        Ok(()) => fill(&pod).await,
+        Err(error) => Err(error.into()),
+    };
+    let made = match made {
+        Ok(()) => pod.update("pod acknowledged", |record| record.acknowledged = true).await.map_err(Status::from),
+        Err(error) => Err(error),
+    };
+    match made {
         Ok(()) => {
             super::status::publish(shim, &pod, v1::ContainerEventType::ContainerCreatedEvent);
             super::status::publish(shim, &pod, v1::ContainerEventType::ContainerStartedEvent);
@@ -124,7 +139,7 @@ async fn make(shim: &Shim, pod: &Arc<Pod>) -> Result<()> {
     }
     let _seen = crate::nri::run_pod_sandbox(shim, pod).await?;
     crate::recovery::watch(shim, pod, events);
-    pod.update("pod ready", |record| (record.ready, record.acknowledged) = (true, true)).await
+    pod.update("pod ready", |record| record.ready = true).await
 }
 
 async fn make_log_directory(config: &v1::PodSandboxConfig) -> Result<()> {

@@ -100,13 +100,23 @@ fn containers_saved_at_one_moment_come_back_in_a_new_pod() {
     containers[0].counts_beyond(saved.0 + 5);
     containers[1].counts_beyond(saved.1 + 5);
     assert_eq!(containers[1].sh("cat /file /dev/shm/kept; test -p /dev/shm/fifo && echo fifo"), "written\nkept\nfifo");
-    let status = node.cri().restore_pod(request).unwrap_err();
-    assert_eq!((status.code(), status.message().contains("is not as this checkpoint left it")), (Code::AlreadyExists, true), "{status:?}");
+    let taken = |request: v1::RestorePodRequest| {
+        let status = node.cri().restore_pod(request).unwrap_err();
+        assert!(status.code() == Code::AlreadyExists && status.message().contains("is not as this checkpoint left it"), "{status:?}");
+    };
+    taken(request);
     for container in containers {
         container.stop(20).unwrap();
         assert_eq!(container.status().exit_code, 5);
     }
     new.end();
+    // A pod with the same names that nothing was restored into.
+    let plain = node.pod();
+    plain.create(&one).unwrap();
+    plain.create(&two).unwrap();
+    taken(v1::RestorePodRequest { config: Some(plain.config.clone()), ..pod_request(node, &to, &[&one, &two]) });
+    assert_eq!(node.containers_of(&plain.id).len(), 2);
+    plain.end();
     assert_eq!(run("find", &[to.to_str().unwrap(), "-printf", "%P %s %m %T@\n"]), before, "the checkpoint was changed");
     fs::remove_dir_all(to).unwrap();
 }
@@ -149,6 +159,13 @@ fn what_is_wrong_with_a_request_for_a_checkpoint_is_said() {
         assert!(status.code() == *code && status.message().contains(words), "{words}: {status:?}");
         assert!(names(&to).is_empty());
     }
+    // More than can be given back.
+    assert_eq!(first.sh("truncate -s 1G /dev/shm/holes"), "");
+    let status = pod.checkpoint(&[&first], &to).unwrap_err();
+    assert!(status.message().contains("larger than it is"), "{status:?}");
+    assert_eq!(first.sh("rm /dev/shm/holes"), "");
+    first.counts_beyond(first.count());
+    assert!(names(&to).is_empty());
     // One that cannot be frozen: the others go on, and nothing is kept.
     let frozen = pod.start(&script(COUNT));
     frozen.counts_beyond(1);
@@ -198,7 +215,7 @@ fn a_restore_that_fails_leaves_nothing() {
         (&|r| r.checkpoint_path = node.dir().display().to_string(), Code::InvalidArgument, "not a pod's checkpoint"),
         (&|r| r.runtime_handler = "none".into(), Code::InvalidArgument, "runtime_handler \"none\" is not configured"),
         (&|r| drop(r.options.insert("a".into(), "b".into())), Code::InvalidArgument, "options: \"a\" is not known"),
-        (&|r| r.container_configs.clear(), Code::InvalidArgument, "which the checkpoint has"),
+        (&|r| r.container_configs.clear(), Code::InvalidArgument, "container_configs: is empty"),
         (&|r| drop(r.container_configs.pop()), Code::InvalidArgument, "which the checkpoint has"),
         (&|r| r.container_configs.push(script(COUNT)), Code::InvalidArgument, "the checkpoint has no container"),
         (&|r| r.container_configs.push(one.clone()), Code::InvalidArgument, "two have the name"),
@@ -211,12 +228,12 @@ fn a_restore_that_fails_leaves_nothing() {
             "command and args: the checkpoint's process has",
         ),
         (&|r| r.container_configs[1].working_dir = "/tmp".into(), Code::FailedPrecondition, "working_dir: the checkpoint's process has"),
-        (&|r| r.container_configs[1].envs = one.envs.clone(), Code::FailedPrecondition, "has no \"A=1\""),
+        (&|r| r.container_configs[1].envs = one.envs.clone(), Code::FailedPrecondition, "has no A=1"),
         (&|r| r.container_configs[1].tty = true, Code::InvalidArgument, "has no terminal"),
         (
             &|r| security(&mut r.container_configs[1]).run_as_user = Some(v1::Int64Value { value: 7 }),
             Code::FailedPrecondition,
-            "user and group: the checkpoint's process has (0, 0)",
+            "user and groups: the checkpoint's process has",
         ),
         (
             &|r| {
@@ -335,6 +352,13 @@ fn the_daemon_dies_at_every_step_of_a_pods_checkpoint() {
         assert!(wait_until(20, || names(&to).is_empty() || names(&to) == ["checkpoint"]), "{step}: {:?}", names(&to));
     }
     save().1.unwrap();
+    // The machine goes with it.
+    restart("RRUN_CRI_DIE_AT", "checkpoint written");
+    let (to, saved) = save();
+    assert!(saved.is_err() && names(&to) != ["checkpoint"] && !names(&to).is_empty(), "{saved:?}: {:?}", names(&to));
+    node.reboot();
+    containers.iter().for_each(Container::assert_no_rest);
+    assert!(names(&to).is_empty(), "{:?}", names(&to));
     pod.end();
     node.assert_empty();
 }
@@ -371,9 +395,8 @@ fn the_daemon_dies_at_every_step_of_a_restore() {
         assert!(failed.is_err() && node.daemon_has_ended(), "{step}: {failed:?}");
         node.wait_for_daemon();
         node.start_daemon(&[]);
-        // What is kept of it is a pod like any other; the same request is refused until that is gone, or finds all of it.
-        let retried = node.cri().restore_pod(request.clone());
-        assert!(retried.as_ref().map_or_else(|status| status.code() == Code::AlreadyExists, |_| true), "{step}: {retried:?}");
+        // It was removed, or all of it is there.
+        node.cri().restore_pod(request.clone()).unwrap_or_else(|status| panic!("{step}: {status:?}"));
         for id in node.cri().stream_pods(None).into_iter().map(|pod| pod.id) {
             Pod { node: &node, id, config: request.config.clone().unwrap() }.end();
         }

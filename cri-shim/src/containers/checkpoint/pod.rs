@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -25,18 +26,20 @@ use tonic::Status;
 
 use super::archive::InTime;
 use super::restore::{Source, open_folder, read_json};
-use super::save::{archive, can_be_saved, dump, json_text, prepare, refused, remove_rest, too_late, work_folder, write};
+use super::save::{archive, can_be_saved, dump, in_time, json_text, prepare, refused, remove_rest, work_folder, write};
 use crate::containers::{Container, create};
 use crate::error::{Error, Result};
-use crate::images::upper;
+use crate::images::{disk_full, upper};
 use crate::pods::{self, Pod, blocking};
 use crate::runtime::Runtime;
 use crate::shim::{Shim, now};
-use crate::step;
+use crate::{step, tree};
 
 const FOLDER: &str = "checkpoint";
 const POD: &str = "pod.json";
 const SHM: &str = "shm.tar";
+/// The most that [`SHM`] may hold: all of a full /dev/shm, and what describes it.
+const MAX_SHM: u64 = 80 << 20;
 /// Of [`PodDump`].
 const VERSION: u32 = 1;
 
@@ -62,8 +65,9 @@ pub async fn checkpoint_pod(shim: &Shim, request: v1::CheckpointPodRequest, dead
     no_options(&request.options)?;
     let pod = shim.pod(&request.pod_sandbox_id)?;
     let containers = selected(shim, &pod, &request.container_ids)?;
-    let output = empty_folder(&request.output_path)?;
-    let (job, shim) = (format!("checkpoint pod {} {}", pod.id, output.display()), shim.clone());
+    let output = absolute(&request.output_path)?;
+    let ids: Vec<_> = containers.iter().map(|container| container.id.as_str()).collect();
+    let (job, shim) = (format!("checkpoint {} {}", ids.join(" "), output.display()), shim.clone());
     let work = {
         let shim = shim.clone();
         async move { save(&shim, &pod, &containers, output, deadline).await.map(|()| String::new()).map_err(Status::from) }
@@ -106,14 +110,18 @@ fn name(container: &Container) -> String {
     container.record().config.metadata.clone().unwrap_or_default().name
 }
 
-fn empty_folder(text: &str) -> Result<PathBuf> {
-    let wrong = |what: String| Err(Error::InvalidArgument(format!("output_path {text:?}: {what}")));
-    if !Path::new(text).is_absolute() {
-        return wrong("must be the absolute path of an empty folder".into());
+fn absolute(text: &str) -> Result<PathBuf> {
+    match Path::new(text).is_absolute() {
+        true => Ok(text.into()),
+        false => Err(Error::InvalidArgument(format!("output_path {text:?}: must be the absolute path of an empty folder"))),
     }
-    match fs::read_dir(text) {
+}
+
+fn empty(folder: &Path) -> Result<()> {
+    let wrong = |what: String| Err(Error::InvalidArgument(format!("output_path {folder:?}: {what}")));
+    match fs::read_dir(folder) {
         Ok(mut entries) => match entries.next() {
-            None => Ok(text.into()),
+            None => Ok(()),
             Some(_) => wrong("is not empty; give a folder without anything in it".into()),
         },
         Err(error) => wrong(format!("{error}; give an empty folder")),
@@ -121,20 +129,26 @@ fn empty_folder(text: &str) -> Result<PathBuf> {
 }
 
 async fn save(shim: &Shim, pod: &Arc<Pod>, containers: &[Arc<Container>], output: PathBuf, deadline: Option<Instant>) -> Result<()> {
-    let _open = pod.open("CheckpointPod").await?;
+    // It need not stay ready: a pod that is stopped meanwhile need not wait.
+    drop(pod.open("CheckpointPod").await?);
     let mut alone = Vec::new();
     for container in containers {
         alone.push(container.checkpointing.lock().await);
         can_be_saved("CheckpointPod", container)?;
     }
-    let partial = output.join(format!(".{FOLDER}-{:.32}.partial", pod.id));
+    let folder = output.clone();
+    blocking(move || empty(&folder)).await?;
+    in_time(deadline)?;
+    // A name that none other has, who saves others of the pod's containers into the same folder.
+    let partial = output.join(format!(".{FOLDER}-{:.32}.partial", containers[0].id));
     let made = make(shim, pod, containers, output, partial, deadline).await;
-    let mut removed = Ok(());
     for container in containers {
-        removed = removed.and(remove_rest(container).await);
+        // It may have been removed meanwhile, its folder with it.
+        if let Err(error) = remove_rest(container).await {
+            tracing::warn!(container = container.id, "what is left of a checkpoint: {error}");
+        }
     }
-    made?;
-    removed
+    made
 }
 
 async fn make(
@@ -169,19 +183,18 @@ async fn make(
     blocking(move || {
         for (work, name) in archives {
             archive(&work, make_file(&partial.join(name))?, deadline)?;
+            pods::remove_folder(&work)?;
         }
         write(&partial, POD, &json_text(&serde_json::to_value(&dump).context("JSON")?)?)?;
         for name in [POD, SHM].into_iter().filter(|name| partial.join(name).exists()) {
             sync(&partial.join(name))?;
         }
         sync(&partial)?;
-        if deadline.is_some_and(|at| at <= Instant::now()) {
-            return Err(too_late());
-        }
+        in_time(deadline)?;
         step::reached("checkpoint written");
         let to = output.join(FOLDER);
         fs::rename(&partial, &to).with_context(|| format!("output_path: rename to {}", to.display()))?;
-        sync(&output)
+        sync(&output).inspect_err(|_| drop(tree::remove_path(&to)))
     })
     .await
 }
@@ -217,8 +230,11 @@ async fn save_frozen(
     let mut frozen = Vec::new();
     let mut done = Ok(());
     for container in containers {
-        if let Err(error) = runtime.pause(&container.id).await {
-            done = Err(error.into());
+        done = in_time(deadline);
+        if done.is_ok() {
+            done = runtime.pause(&container.id).await.map_err(Error::from);
+        }
+        if done.is_err() {
             break;
         }
         frozen.push(container);
@@ -247,10 +263,30 @@ fn shm(pod: &Pod) -> Option<PathBuf> {
 async fn save_shm(pod: &Pod, folder: &Path, deadline: Option<Instant>) -> Result<()> {
     let (Some(shm), path, owners) = (shm(pod), folder.join(SHM), pod.namespaces().owners()) else { return Ok(()) };
     blocking(move || {
-        let out = InTime { inner: make_file(&path)?, deadline };
-        upper::save(&shm, owners, out).map(drop).map_err(refused)
+        let out = AtMost { inner: InTime { inner: make_file(&path)?, deadline }, left: MAX_SHM };
+        upper::save(&shm, owners, out).map(drop).context("/dev/shm").map_err(refused)
     })
     .await
+}
+
+/// A writer with an end.
+struct AtMost<W> {
+    inner: W,
+    left: u64,
+}
+
+impl<W: Write> Write for AtMost<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.left = self
+            .left
+            .checked_sub(bytes.len() as u64)
+            .ok_or_else(|| io::Error::other("its files are larger than it is, by their holes: such ones cannot be saved"))?;
+        self.inner.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
 }
 
 /// Makes a pod and its containers from such a folder; StartContainer lets each go on. On an error nothing is left of it. The
@@ -260,17 +296,27 @@ pub async fn restore_pod(shim: &Shim, request: v1::RestorePodRequest, deadline: 
     let config = request.config.ok_or_else(|| Error::InvalidArgument("config is missing".into()))?;
     let key = pods::name(&config)?;
     let handler = shim.runtimes.get(&request.runtime_handler)?.name.clone();
-    let (saved, configs) = (open(&request.checkpoint_path)?, request.container_configs);
+    let (path, configs) = (request.checkpoint_path, request.container_configs);
+    let saved = blocking(move || open(&path)).await?;
     fits(&saved.dump, &handler, &configs)?;
     let (shim, wanted) = (shim.clone(), configs.clone());
     let work = {
         let (shim, handler) = (shim.clone(), request.runtime_handler);
-        async move { restore(&shim, config, handler, &saved, configs, deadline).await }
+        async move {
+            in_time(deadline)?;
+            pods::run_one(&shim, config, handler, async |pod| fill(&shim, pod, &saved, configs, deadline).await).await
+        }
     };
-    let pod_sandbox_id = shim.jobs.run(format!("restore pod {key}"), work).await?;
-    let restored_containers = found(&shim, &pod_sandbox_id, &wanted)
-        .ok_or_else(|| Error::NotFound(format!("pod sandbox {pod_sandbox_id} was removed as soon as it was restored")))?;
+    // Under RunPodSandbox's name: of two that ask for the same pod one waits for the other.
+    let pod_sandbox_id = shim.jobs.run(format!("pod {key}"), work).await?;
+    let restored_containers = found(&shim, &pod_sandbox_id, &wanted).ok_or_else(|| not_restored(&pod_sandbox_id))?;
     Ok(v1::RestorePodResponse { pod_sandbox_id, restored_containers })
+}
+
+fn not_restored(pod: &str) -> Error {
+    Error::AlreadyExists(format!(
+        "pod sandbox {pod} has this name and attempt and is not as this checkpoint left it: remove it, or ask for a higher attempt"
+    ))
 }
 
 /// A pod's checkpoint, opened: nothing of it is looked for by a path.
@@ -319,6 +365,9 @@ fn fits(dump: &PodDump, handler: &str, configs: &[v1::ContainerConfig]) -> Resul
         )));
     }
     let wrong = |what: String| Err(Error::InvalidArgument(format!("container_configs: {what}")));
+    if configs.is_empty() {
+        return wrong("is empty; give one for each container of the checkpoint".into());
+    }
     let mut names = BTreeSet::new();
     for (index, config) in configs.iter().enumerate() {
         let name = config.metadata.as_ref().map(|data| data.name.as_str()).unwrap_or_default();
@@ -347,7 +396,8 @@ fn found(shim: &Shim, pod: &str, configs: &[v1::ContainerConfig]) -> Option<Vec<
     let containers = shim.containers_of(pod);
     let one = |config: &v1::ContainerConfig| {
         let same = |container: &&Arc<Container>| {
-            container.record().config.metadata == config.metadata && container.state() == v1::ContainerState::ContainerCreated
+            let record = container.record();
+            record.config.metadata == config.metadata && record.restore && container.state() == v1::ContainerState::ContainerCreated
         };
         let container = containers.iter().find(same)?;
         Some(v1::RestoredContainer { name: name(container), container_id: container.id.clone() })
@@ -355,46 +405,30 @@ fn found(shim: &Shim, pod: &str, configs: &[v1::ContainerConfig]) -> Option<Vec<
     configs.iter().map(one).collect()
 }
 
-async fn restore(
+async fn fill(
     shim: &Shim,
-    config: v1::PodSandboxConfig,
-    runtime_handler: String,
+    pod: &Arc<Pod>,
     saved: &Saved,
     configs: Vec<v1::ContainerConfig>,
     deadline: Option<Instant>,
-) -> Result<String, Status> {
-    if let Some(pod) = shim.pods().into_iter().find(|pod| pod.record().config.metadata == config.metadata) {
-        return match found(shim, &pod.id, &configs) {
-            Some(_) if pod.record().ready => Ok(pod.id.clone()),
-            _ => Err(Error::AlreadyExists(format!(
-                "pod sandbox {} has this name and attempt and is not as this checkpoint left it: remove it, or ask for a higher attempt",
-                pod.id
-            ))
-            .into()),
-        };
+) -> Result<(), Status> {
+    if let (Some(shm), Some(archive)) = (shm(pod), saved.file(SHM)?) {
+        // A stop takes the folder's mount away.
+        let _open = pod.open("RestorePod").await?;
+        blocking(move || {
+            upper::load(archive, &shm, &[], &[]).map_err(|error| match disk_full(&error) {
+                true => Error::ResourceExhausted(format!("checkpoint_path: {SHM}: {error:#}")),
+                false => Error::InvalidArgument(format!("checkpoint_path: {SHM}: {error:#}")),
+            })
+        })
+        .await?;
     }
-    let id = pods::run(shim, v1::RunPodSandboxRequest { config: Some(config), runtime_handler }).await?;
-    let filled = fill(shim, &id, saved, configs, deadline).await;
-    if filled.is_err()
-        && let Err(second) = pods::remove(shim, &id).await
-    {
-        tracing::warn!(pod = id, "after a failed restore: {}", second.message());
-    }
-    filled.map(|()| id)
-}
-
-async fn fill(shim: &Shim, id: &str, saved: &Saved, configs: Vec<v1::ContainerConfig>, deadline: Option<Instant>) -> Result<(), Status> {
-    let pod = shim.pod(id)?;
-    if let (Some(shm), Some(archive)) = (shm(&pod), saved.file(SHM)?) {
-        let load = move || upper::load(archive, &shm, &[], &[]).map_err(|error| Error::InvalidArgument(format!("{SHM}: {error:#}")));
-        blocking(load).await?;
-    }
-    for config in configs {
+    for config in &configs {
+        in_time(deadline)?;
         let archive = saved.archive(&config.metadata.clone().unwrap_or_default().name)?;
-        create::create_from(shim, pod.clone(), config, Some(Source::OfPod(archive))).await?;
+        create::create_from(shim, pod.clone(), config.clone(), Some(Source::OfPod(archive))).await?;
     }
-    match deadline.is_some_and(|at| at <= Instant::now()) {
-        true => Err(Error::DeadlineExceeded("RestorePod: not done in the time that the request allows; nothing is kept".into()).into()),
-        false => Ok(()),
-    }
+    in_time(deadline)?;
+    // Somebody may have made one of that name meanwhile, from its image.
+    found(shim, &pod.id, &configs).map(drop).ok_or_else(|| not_restored(&pod.id).into())
 }

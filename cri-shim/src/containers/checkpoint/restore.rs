@@ -86,11 +86,12 @@ struct ProcessDump {
     user: UserDump,
 }
 
-#[derive(Default, Deserialize, PartialEq)]
-#[serde(default)]
+#[derive(Debug, Default, Deserialize, PartialEq)]
+#[serde(default, rename_all = "camelCase")]
 struct UserDump {
     uid: u32,
     gid: u32,
+    additional_gids: Vec<u32>,
 }
 
 #[derive(Default, Deserialize)]
@@ -131,17 +132,13 @@ pub(in crate::containers) async fn take(
         let text = if config.tty { "has no terminal: leave tty out" } else { "has a terminal: set tty" };
         return Err(Error::InvalidArgument(format!("tty: the checkpoint's container {text}")));
     }
-    let base = base_image(shim, &dump.config, &asked.image).await?;
+    let base = match dump.exact {
+        true => image_asked_for(shim, &dump.config, &asked.image)?,
+        false => base_image(shim, &dump.config, &asked.image).await?,
+    };
     // As containerd has them.
     let mut facts = vec![("restored", "true".to_owned()), ("checkpointedAt", dump.config.checkpointed_time.clone())];
-    if dump.exact {
-        if shim.images.lookup(&asked.image).is_some_and(|image| image.id != base.id) {
-            return Err(Error::FailedPrecondition(format!(
-                "image {:?}: the checkpoint's container runs on another, {} ({})",
-                asked.image, base.id, dump.config.rootfs_image
-            )));
-        }
-    } else {
+    if !dump.exact {
         let spec = config.image.get_or_insert_default();
         spec.image.clone_from(&base.id);
         spec.user_specified_image = Some(&dump.config.rootfs_image).filter(|name| !name.is_empty()).unwrap_or(&base.id).clone();
@@ -250,6 +247,19 @@ fn beneath(layer: &OwnedFd, path: &Path, flags: OFlags) -> rustix::io::Result<Ow
     rustix::fs::openat2(layer, path, OFlags::RDONLY | OFlags::CLOEXEC | flags, Mode::empty(), resolve)
 }
 
+/// The image that a request names, which must be the one that the checkpoint's container ran on.
+fn image_asked_for(shim: &Shim, dump: &ConfigDump, asked: &str) -> Result<Arc<Image>> {
+    let image = shim.images.lookup(asked).ok_or_else(|| Error::NotFound(format!("image {asked:?} is not here: pull it first")))?;
+    let is = |name: &String| *name == image.id || shim.images.lookup(name).is_some_and(|other| other.id == image.id);
+    match is(&dump.rootfs_image_ref) || is(&dump.rootfs_image_name) {
+        true => Ok(image),
+        false => Err(Error::FailedPrecondition(format!(
+            "image {asked:?}: the checkpoint's container runs on another, {} ({})",
+            dump.rootfs_image_name, dump.rootfs_image_ref
+        ))),
+    }
+}
+
 /// The image that a checkpoint's container ran on; pulled if it is not here.
 async fn base_image(shim: &Shim, dump: &ConfigDump, checkpoint: &str) -> Result<Arc<Image>> {
     let names = [&dump.rootfs_image_ref, &dump.rootfs_image_name];
@@ -299,7 +309,7 @@ pub(in crate::containers) fn fill(container: &Container, image: &Image) -> Resul
 /// pod's files that the checkpoint's container did not have are left out.
 pub(in crate::containers) fn fit(spec: &mut Spec, dump: &Dump, config: &v1::ContainerConfig) -> Result<()> {
     if dump.exact {
-        same_process(spec, &dump.spec.process)?;
+        same_process(spec, &dump.spec.process, config)?;
     }
     let bind = |mount: &oci_spec::runtime::Mount| {
         mount.typ().as_deref() == Some("bind") || mount.options().iter().flatten().any(|option| option == "bind" || option == "rbind")
@@ -328,7 +338,7 @@ pub(in crate::containers) fn fit(spec: &mut Spec, dump: &Dump, config: &v1::Cont
 }
 
 /// Of the environment what the request has must be there; others may have added to it.
-fn same_process(spec: &Spec, before: &ProcessDump) -> Result<()> {
+fn same_process(spec: &Spec, before: &ProcessDump, config: &v1::ContainerConfig) -> Result<()> {
     let process = spec.process().clone().unwrap_or_default();
     let other = |field: &str, now: &dyn std::fmt::Debug, before: &dyn std::fmt::Debug| {
         Err(Error::FailedPrecondition(format!("{field}: the checkpoint's process has {before:?}, not {now:?}")))
@@ -340,12 +350,24 @@ fn same_process(spec: &Spec, before: &ProcessDump) -> Result<()> {
     if clean(process.cwd()) != clean(&before.cwd) {
         return other("working_dir", process.cwd(), &before.cwd);
     }
-    let user = (process.user().uid(), process.user().gid());
-    if user != (before.user.uid, before.user.gid) {
-        return other("user and group", &user, &(before.user.uid, before.user.gid));
+    let user = UserDump {
+        uid: process.user().uid(),
+        gid: process.user().gid(),
+        additional_gids: process.user().additional_gids().clone().unwrap_or_default(),
+    };
+    if user != before.user {
+        return other("user and groups", &user, &before.user);
     }
-    match process.env().iter().flatten().find(|entry| !before.env.contains(entry)) {
-        Some(entry) => Err(Error::FailedPrecondition(format!("envs: the checkpoint's process has no {entry:?}"))),
+    let known = |env: &&v1::KeyValue| {
+        let value = |entry: &'_ String| entry.as_bytes().strip_prefix(env.key.as_bytes())?.strip_prefix(b"=").map(<[u8]>::to_vec);
+        before.env.iter().any(|entry| value(entry).as_ref() == Some(&env.value))
+    };
+    match config.envs.iter().find(|env| !known(env)) {
+        Some(env) => Err(Error::FailedPrecondition(format!(
+            "envs: the checkpoint's process has no {}={}",
+            env.key,
+            String::from_utf8_lossy(&env.value)
+        ))),
         None => Ok(()),
     }
 }

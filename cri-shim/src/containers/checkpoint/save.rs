@@ -59,8 +59,16 @@ pub async fn checkpoint(shim: &Shim, request: v1::CheckpointContainerRequest) ->
     }
 }
 
-pub(super) fn too_late() -> Error {
+fn too_late() -> Error {
     Error::DeadlineExceeded("the checkpoint was not done in the time that the request allows; nothing is kept".into())
+}
+
+/// Fails once the request's time is over.
+pub(super) fn in_time(deadline: Option<Instant>) -> Result<()> {
+    match deadline.is_some_and(|at| at <= Instant::now()) {
+        true => Err(too_late()),
+        false => Ok(()),
+    }
 }
 
 /// A running container that is not being stopped; `what` is asked for.
@@ -161,9 +169,7 @@ async fn make(
     step::reached("checkpoint goes on");
     blocking(move || {
         archive(&work, file, deadline)?;
-        if deadline.is_some_and(|at| at <= Instant::now()) {
-            return Err(too_late());
-        }
+        in_time(deadline)?;
         step::reached("checkpoint written");
         rustix::fs::renameat(&folder, &location.partial, &folder, &location.name)
             .with_context(|| format!("location: rename to {}", location.path().display()))?;
@@ -211,6 +217,7 @@ pub(super) async fn dump(
 ) -> Result<()> {
     let work = work_folder(container);
     until_logged(container).await;
+    in_time(deadline)?;
     runtime.checkpoint(&container.id, &work.join(IMAGES), &work, lock).await?;
     step::reached("checkpoint dumped");
     let (upper, owners, log) = (container.dir.join("upper"), pod.namespaces().owners(), container.record().log_path.clone());
@@ -223,8 +230,10 @@ pub(super) async fn dump(
             write(&work, DELETED, &json_text(&json!(hidden))?)?;
         }
         // It may have been rotated away: then there is none.
-        if !log.as_os_str().is_empty() && log.is_file() {
-            let _ = fs::copy(&log, work.join(LOG));
+        if let Some(mut log) = File::open(&log).ok().filter(|log| log.metadata().is_ok_and(|data| data.is_file())) {
+            let path = work.join(LOG);
+            let inner = File::create(&path).with_context(|| format!("make {}", path.display()))?;
+            std::io::copy(&mut log, &mut InTime { inner, deadline }).context("copy the log").map_err(refused)?;
         }
         Ok(())
     })
