@@ -60,7 +60,7 @@ pub async fn checkpoint(shim: &Shim, request: v1::CheckpointContainerRequest) ->
 }
 
 fn too_late() -> Error {
-    Error::DeadlineExceeded("the checkpoint was not done in the time that the request allows; nothing is kept".into())
+    Error::DeadlineExceeded("not done in the time that the request allows; nothing is kept".into())
 }
 
 /// Fails once the request's time is over.
