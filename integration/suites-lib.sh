@@ -53,9 +53,11 @@ runc_suite() {
 }
 
 # runc_images RELEASE: the two images, where runc's suite looks for them; not compressed, whatever their name says: every
-# case unpacks one
+# case unpacks one. recvtty, which a case starts before, may then come too late with its socket: the cases wait for it
 runc_images() {
-    local data=$suites/runc-$1/tests/integration/testdata root applet f
+    local data=$suites/runc-$1/tests/integration/testdata helpers=$suites/runc-$1/tests/integration/helpers.bash root applet f
+    grep -q 'until \[ -S' "$helpers" ||
+        sed -i 's|^\t.*/recvtty".*"$CONSOLE_SOCKET" &) &$|&\n\tlocal tries=0\n\tuntil [ -S "$CONSOLE_SOCKET" ] \|\| [ $((tries += 1)) -gt 200 ]; do sleep 0.05; done|' "$helpers"
     root=$(mktemp -d)
     if [ ! -e "$data/busybox-amd64.tar.xz" ]; then
         mkdir -p "$root"/{bin,dev,etc,home,proc,root,sys,tmp,usr/bin,var}
