@@ -76,7 +76,9 @@ fn look(config: &Config) -> Result<Vec<Found>> {
     });
     all.push(match program(Path::new("criu")) {
         Some(path) => Found::Good(format!("CRIU for checkpoints: {}", path.display())),
-        None => Found::Lacking("CRIU: no program criu: CheckpointContainer and containers from checkpoints will fail".into()),
+        None => {
+            Found::Lacking("CRIU: no program criu: CheckpointContainer, CheckpointPod and what is made from checkpoints will fail".into())
+        }
     });
     Ok(all)
 }

@@ -581,11 +581,7 @@ fn the_daemon_dies_at_every_step() {
             node.cri().remove_container(v1::RemoveContainerRequest { container_id: container.id }).unwrap();
         }
     };
-    let restart = |variable: &str, value: &str| {
-        node.kill_daemon(nix::sys::signal::Signal::SIGKILL);
-        node.start_daemon(&[(variable, value)]);
-    };
-    restart("RRUN_CRI_STEPS", notes.to_str().unwrap());
+    node.restart_daemon_with(&[("RRUN_CRI_STEPS", notes.to_str().unwrap())]);
     live();
     let text = fs::read_to_string(&notes).unwrap();
     // What comes after the start is every container's.
@@ -593,7 +589,7 @@ fn the_daemon_dies_at_every_step() {
     steps.truncate(steps.iter().position(|step| *step == "after container starts").unwrap() + 1);
     assert!(steps.len() > 14, "{steps:?}");
     for step in steps {
-        restart("RRUN_CRI_DIE_AT", step);
+        node.restart_daemon_with(&[("RRUN_CRI_DIE_AT", step)]);
         let starts = node.starts();
         eprintln!("dies at {step:?}");
         live();

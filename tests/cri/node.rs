@@ -314,8 +314,14 @@ plugin_config_dir = "{dir}/nri-config"
     /// Kills the daemon without a warning, and starts it again.
     #[track_caller]
     pub(crate) fn restart_daemon(&self) {
+        self.restart_daemon_with(&[]);
+    }
+
+    /// The same, with variables in its environment.
+    #[track_caller]
+    pub(crate) fn restart_daemon_with(&self, variables: &[(&str, &str)]) {
         self.kill_daemon(Signal::SIGKILL);
-        self.start_daemon(&[]);
+        self.start_daemon(variables);
     }
 
     /// What a power cycle does: all processes, mounts and namespaces gone, /run empty, another boot id.

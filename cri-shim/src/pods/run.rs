@@ -21,7 +21,8 @@ pub async fn run(shim: &Shim, request: v1::RunPodSandboxRequest) -> Result<Strin
     let (shim, handler) = (shim.clone(), request.runtime_handler);
     let job = {
         let shim = shim.clone();
-        async move { run_one(&shim, config, handler, async |_| Ok(())).await }
+        let ready = async |pod: &Arc<Pod>| Ok(pod.update("pod ready", |record| (record.ready, record.acknowledged) = (true, true)).await?);
+        async move { run_one(&shim, config, handler, ready).await }
     };
     shim.jobs.run(format!("pod {key}"), job).await
 }
@@ -39,12 +40,12 @@ pub fn name(config: &v1::PodSandboxConfig) -> Result<String> {
     Ok(format!("{}_{}_{}_{}", data.name, data.namespace, data.uid, data.attempt))
 }
 
-/// Makes a sandbox and has `fill` add to it before it is acknowledged; or finds the one of that name.
+/// Makes a sandbox, which `finish` makes ready and acknowledges; or finds the one of that name.
 pub(crate) async fn run_one(
     shim: &Shim,
     config: v1::PodSandboxConfig,
     handler: String,
-    fill: impl AsyncFnOnce(&Arc<Pod>) -> Result<(), Status>,
+    finish: impl AsyncFnOnce(&Arc<Pod>) -> Result<(), Status>,
 ) -> Result<String, Status> {
     if let Some(pod) = shim.pods().into_iter().find(|pod| pod.record().config.metadata == config.metadata) {
         return match pod.record().ready {
@@ -72,12 +73,8 @@ pub(crate) async fn run_one(
     pod.update("pod reserved", |_| {}).await?;
     shim.add_pod(pod.clone());
     let made = match make(shim, &pod).await {
-        Ok(()) => fill(&pod).await,
+        Ok(()) => finish(&pod).await,
         Err(error) => Err(error.into()),
-    };
-    let made = match made {
-        Ok(()) => pod.update("pod acknowledged", |record| record.acknowledged = true).await.map_err(Status::from),
-        Err(error) => Err(error),
     };
     match made {
         Ok(()) => {
@@ -139,7 +136,7 @@ async fn make(shim: &Shim, pod: &Arc<Pod>) -> Result<()> {
     }
     let _seen = crate::nri::run_pod_sandbox(shim, pod).await?;
     crate::recovery::watch(shim, pod, events);
-    pod.update("pod ready", |record| record.ready = true).await
+    Ok(())
 }
 
 async fn make_log_directory(config: &v1::PodSandboxConfig) -> Result<()> {

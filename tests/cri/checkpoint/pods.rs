@@ -327,11 +327,7 @@ fn the_daemon_dies_at_every_step_of_a_pods_checkpoint() {
         let saved = pod.checkpoint(&[&containers[0], &containers[1]], &to);
         (to, saved)
     };
-    let restart = |variable: &str, value: &str| {
-        node.kill_daemon(nix::sys::signal::Signal::SIGKILL);
-        node.start_daemon(&[(variable, value)]);
-    };
-    restart("RRUN_CRI_STEPS", notes.to_str().unwrap());
+    node.restart_daemon_with(&[("RRUN_CRI_STEPS", notes.to_str().unwrap())]);
     save().1.unwrap();
     let text = fs::read_to_string(&notes).unwrap();
     let mut steps: Vec<_> = text.lines().collect();
@@ -339,7 +335,7 @@ fn the_daemon_dies_at_every_step_of_a_pods_checkpoint() {
     steps.dedup();
     assert!(steps.contains(&"checkpoint frozen") && steps.contains(&"checkpoint written") && steps.len() >= 8, "{steps:?}");
     for step in steps {
-        restart("RRUN_CRI_DIE_AT", step);
+        node.restart_daemon_with(&[("RRUN_CRI_DIE_AT", step)]);
         let (to, saved) = save();
         assert!(saved.is_err() && node.daemon_has_ended(), "{step}: {saved:?}");
         node.wait_for_daemon();
@@ -353,7 +349,7 @@ fn the_daemon_dies_at_every_step_of_a_pods_checkpoint() {
     }
     save().1.unwrap();
     // The machine goes with it.
-    restart("RRUN_CRI_DIE_AT", "checkpoint written");
+    node.restart_daemon_with(&[("RRUN_CRI_DIE_AT", "checkpoint written")]);
     let (to, saved) = save();
     assert!(saved.is_err() && names(&to) != ["checkpoint"] && !names(&to).is_empty(), "{saved:?}: {:?}", names(&to));
     node.reboot();
@@ -374,12 +370,8 @@ fn the_daemon_dies_at_every_step_of_a_restore() {
     let to = folder(&node);
     pod.checkpoint(&[&containers[0], &containers[1]], &to).unwrap();
     pod.end();
-    let restart = |variable: &str, value: &str| {
-        node.kill_daemon(nix::sys::signal::Signal::SIGKILL);
-        node.start_daemon(&[(variable, value)]);
-    };
     let request = || pod_request(&node, &to, &[&configs[0], &configs[1]]);
-    restart("RRUN_CRI_STEPS", notes.to_str().unwrap());
+    node.restart_daemon_with(&[("RRUN_CRI_STEPS", notes.to_str().unwrap())]);
     let all = request();
     let answer = node.cri().restore_pod(all.clone()).unwrap();
     let text = fs::read_to_string(&notes).unwrap();
@@ -389,7 +381,7 @@ fn the_daemon_dies_at_every_step_of_a_restore() {
     steps.dedup();
     assert!(steps.iter().any(|step| step.contains("container prepared")) && steps.len() >= 10, "{steps:?}");
     for step in steps {
-        restart("RRUN_CRI_DIE_AT", step);
+        node.restart_daemon_with(&[("RRUN_CRI_DIE_AT", step)]);
         let request = request();
         let failed = node.cri().restore_pod(request.clone());
         assert!(failed.is_err() && node.daemon_has_ended(), "{step}: {failed:?}");

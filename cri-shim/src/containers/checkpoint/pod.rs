@@ -405,6 +405,7 @@ fn found(shim: &Shim, pod: &str, configs: &[v1::ContainerConfig]) -> Option<Vec<
     configs.iter().map(one).collect()
 }
 
+/// Makes the sandbox ready, and acknowledges it when all is in it.
 async fn fill(
     shim: &Shim,
     pod: &Arc<Pod>,
@@ -412,6 +413,7 @@ async fn fill(
     configs: Vec<v1::ContainerConfig>,
     deadline: Option<Instant>,
 ) -> Result<(), Status> {
+    pod.update("pod ready", |record| record.ready = true).await?;
     if let (Some(shm), Some(archive)) = (shm(pod), saved.file(SHM)?) {
         // A stop takes the folder's mount away.
         let _open = pod.open("RestorePod").await?;
@@ -430,5 +432,6 @@ async fn fill(
     }
     in_time(deadline)?;
     // Somebody may have made one of that name meanwhile, from its image.
-    found(shim, &pod.id, &configs).map(drop).ok_or_else(|| not_restored(&pod.id).into())
+    found(shim, &pod.id, &configs).ok_or_else(|| not_restored(&pod.id))?;
+    Ok(pod.update("pod restored", |record| record.acknowledged = true).await?)
 }

@@ -359,8 +359,8 @@ fn same_process(spec: &Spec, before: &ProcessDump, config: &v1::ContainerConfig)
         return other("user and groups", &user, &before.user);
     }
     let known = |env: &&v1::KeyValue| {
-        let value = |entry: &'_ String| entry.as_bytes().strip_prefix(env.key.as_bytes())?.strip_prefix(b"=").map(<[u8]>::to_vec);
-        before.env.iter().any(|entry| value(entry).as_ref() == Some(&env.value))
+        let wanted = [env.key.as_bytes(), b"=", &env.value].concat();
+        before.env.iter().any(|entry| entry.as_bytes() == wanted)
     };
     match config.envs.iter().find(|env| !known(env)) {
         Some(env) => Err(Error::FailedPrecondition(format!(
